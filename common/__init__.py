@@ -1,0 +1,1 @@
+"""What the four task scripts share."""

@@ -1,0 +1,266 @@
+"""Task 3 · A multilayer perceptron of five layers in PyTorch, trained and validated on MNIST.
+
+Answers 3.1 to 3.3 of the sheet; writes figures/task3_*.png, figures/task3.json and the checkpoint for task 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.runtime import (
+    Failure,
+    choose_device,
+    parse,
+    positive_float,
+    positive_int,
+    replacing,
+    run,
+    save_results,
+    script_parser,
+)
+
+
+def parse_options() -> argparse.Namespace:
+    """Parse the flags of task 3."""
+    parser = script_parser(__doc__, data=True, model=True)
+    parser.add_argument("--epochs", type=positive_int, default=10, help="passes over the training images")
+    parser.add_argument("--batch-size", type=positive_int, default=16, help="images per step")
+    parser.add_argument("--learning-rate", type=positive_float, default=1e-4, help="Adam's step size")
+    return parse(parser)
+
+
+options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from tqdm import tqdm
+
+from common.data import Vectors, convert_mnist_to_vectors, load_data
+from common.plotting import loss_curves, save_figure
+
+SPLITS = ("train", "test")
+CHECKPOINT_VERSION = 1
+History = dict[str, list[float]]
+
+# 3.1 The network
+
+
+class MultilayerPerceptron(nn.Module):
+    """Five linear layers, 784 → 100 → 100 → 100 → 100 → 10, with a ReLU after each of the four hidden ones (3.1)."""
+
+    def __init__(self, size_hidden: int = 100, size_out: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(784, size_hidden),
+            nn.ReLU(),
+            nn.Linear(size_hidden, size_hidden),
+            nn.ReLU(),
+            nn.Linear(size_hidden, size_hidden),
+            nn.ReLU(),
+            nn.Linear(size_hidden, size_hidden),
+            nn.ReLU(),
+            nn.Linear(size_hidden, size_out),
+        )
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Map MNIST vectors [N, 784] to logits [N, size_out]."""
+        return self.layers(vectors)
+
+
+# 3.2 The accuracy
+
+
+def class_label(prediction: torch.Tensor) -> torch.Tensor:
+    """Return the most likely class [N] of each row of logits [N, C]."""
+    return prediction.argmax(1)
+
+
+def batch_accuracy(prediction: torch.Tensor, label: torch.Tensor) -> float:
+    """Return the percentage, 0 to 100, of logits [N, C] whose largest entry is at the label [N] (3.2)."""
+    if prediction.ndim != 2 or len(label) == 0 or label.shape != prediction.shape[:1]:
+        raise ValueError(f"expected logits [N, C] and N ≥ 1 labels, got {prediction.shape} and {label.shape}")
+    return 100 * (class_label(prediction) == label).sum().item() / len(label)
+
+
+# 3.3 Training and validation
+
+
+def train(
+    model: nn.Module,
+    train_data: Vectors,
+    test_data: Vectors,
+    epochs: int = 10,
+    batch_size: int = 16,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+    report: Callable[[int, History], None] = lambda epoch, history: None,
+) -> History:
+    """Train with Adam and cross-entropy on the model's device, validating on the whole test split after every epoch.
+
+    Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many training images,
+    taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
+    Raises `Failure` when the loss is no longer finite.
+    """
+    device = next(model.parameters()).device
+    vectors, labels = (torch.as_tensor(array).to(device) for array in train_data)
+    test = tuple(torch.as_tensor(array).to(device) for array in test_data)
+    sample = vectors[: len(test[0])], labels[: len(test[0])]
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    criterion = nn.CrossEntropyLoss()
+    history: History = {name: [] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")}
+    for epoch in range(1, epochs + 1):
+        start = time.perf_counter()
+        order = torch.randperm(len(labels), generator=generator).to(device)
+        batches = list(zip(vectors[order].split(batch_size), labels[order].split(batch_size), strict=True))
+        losses = []
+        for batch_vectors, batch_labels in tqdm(batches, f"epoch {epoch}", leave=False, disable=None):
+            loss = criterion(model(batch_vectors), batch_labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        check_finite(torch.stack(losses), epoch)
+        for split, data in (("train", sample), ("test", test)):
+            split_loss, accuracy = evaluate(model, *data)
+            history[f"{split}_loss"].append(split_loss)
+            history[f"{split}_accuracy"].append(accuracy)
+        history["seconds"].append(time.perf_counter() - start)
+        report(epoch, history)
+    return history
+
+
+def check_finite(losses: torch.Tensor, epoch: int) -> None:
+    """Raise `Failure` with the first step of the epoch whose loss is not finite; one look per epoch, none per step."""
+    broken = (~torch.isfinite(losses)).nonzero()
+    if len(broken):
+        step = broken[0].item() + 1
+        raise Failure(f"the loss is not finite in epoch {epoch}, step {step}; take a smaller --learning-rate")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Return the averaged cross-entropy and the accuracy in per cent on a whole split."""
+    logits = model(vectors)
+    return nn.functional.cross_entropy(logits, labels).item(), batch_accuracy(logits, labels)
+
+
+def train_and_save(
+    train_data: Vectors,
+    test_data: Vectors,
+    options: argparse.Namespace,
+    epochs: int = 10,
+    batch_size: int = 16,
+    learning_rate: float = 1e-4,
+) -> tuple[MultilayerPerceptron, History]:
+    """Train a new network with the seed, on the device and to the checkpoint that the flags name.
+
+    After every epoch a line is printed and the checkpoint saved, so that an interruption loses one epoch at most.
+    """
+    torch.manual_seed(options.seed)
+    model = MultilayerPerceptron().to(choose_device(options.device))
+
+    def report(epoch: int, history: History) -> None:
+        last = {name: values[-1] for name, values in history.items()}
+        scores = (f"{split} loss {last[f'{split}_loss']:.4f}, {last[f'{split}_accuracy']:.2f} %" for split in SPLITS)
+        tqdm.write(f"epoch {epoch:2}/{epochs}  {'  '.join(scores)}  {last['seconds']:.2f} s")
+        settings = {"epochs": epoch, "batch_size": batch_size, "learning_rate": learning_rate, "seed": options.seed}
+        save_checkpoint(model, settings, options.checkpoint)
+
+    history = train(model, train_data, test_data, epochs, batch_size, learning_rate, options.seed, report)
+    return model, history
+
+
+def save_checkpoint(model: MultilayerPerceptron, settings: dict[str, float], path: Path) -> None:
+    """Write the weights and the settings that made them; the file at `path` is whole at any moment."""
+    checkpoint = {"version": CHECKPOINT_VERSION, "settings": settings, "weights": model.state_dict()}
+    with replacing(path) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
+    """Return the trained network from a checkpoint of task 3, on the CPU, in evaluation mode.
+
+    The file is read without running any code from it. Raises `Failure`, a ValueError, when it is not a checkpoint of
+    this network.
+    """
+    model = MultilayerPerceptron()
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        version = checkpoint["version"]
+        if version == CHECKPOINT_VERSION:
+            model.load_state_dict(checkpoint["weights"])
+    except FileNotFoundError as error:
+        raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise Failure(f"{path} is no checkpoint of this network; make a new one with python task3.py") from error
+    if version != CHECKPOINT_VERSION:
+        raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; make a new one with python task3.py")
+    return model.eval()
+
+
+def confusion_matrix(model: nn.Module, data: Vectors) -> np.ndarray:
+    """Return how many images of each class (row) were given each label (column), int64 [10, 10]."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        predicted = class_label(model(torch.as_tensor(data.vectors).to(device))).cpu().numpy()
+    matrix = np.zeros((10, 10), np.int64)
+    np.add.at(matrix, (data.labels, predicted), 1)
+    return matrix
+
+
+def confusion_figure(matrix: np.ndarray) -> Figure:
+    """Draw the confusion matrix; the colours show the errors only, which the diagonal would outshine."""
+    errors = np.where(np.eye(10, dtype=bool), np.nan, matrix)
+    figure, axes = plt.subplots(figsize=(6.6, 5.6))
+    image = axes.imshow(errors, cmap="Oranges")
+    for (row, column), count in np.ndenumerate(matrix):
+        shade = "white" if row != column and count > 0.6 * np.nanmax(errors) else "black"
+        axes.text(column, row, count, ha="center", va="center", fontsize=9, color=shade)
+    axes.set(xticks=range(10), yticks=range(10), xlabel="predicted class", ylabel="true class")
+    axes.grid(False)
+    figure.colorbar(image, label="wrongly classified test images")
+    return figure
+
+
+def confused_pairs(matrix: np.ndarray, count: int = 5) -> list[dict[str, Any]]:
+    """Return the pairs of true and predicted class with the most errors, most first."""
+    errors = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-errors, axis=None, kind="stable")[:count]
+    pairs = zip(*np.unravel_index(order, matrix.shape), strict=True)
+    return [{"true": int(a), "predicted": int(b), "images": int(errors[a, b])} for a, b in pairs]
+
+
+def main(options: argparse.Namespace) -> None:
+    """Answer 3.3 with the pieces of 3.1 and 3.2."""
+    train_data, test_data = (
+        convert_mnist_to_vectors(load_data(train=split == "train", data_dir=options.data_dir)) for split in SPLITS
+    )
+    settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
+    model, history = train_and_save(train_data, test_data, options, **settings)
+    matrix = confusion_matrix(model, test_data)
+    seconds = history.pop("seconds")
+
+    save_figure(loss_curves(history), options.figures / "task3_training.png")
+    save_figure(confusion_figure(matrix), options.figures / "task3_confusion.png")
+    results = {
+        "settings": settings,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "history": history,
+        "confusion": matrix.tolist(),
+        "confused_pairs": confused_pairs(matrix),
+        "timing": {"seconds_per_epoch": float(np.median(seconds)), "device": str(choose_device(options.device))},
+    }
+    save_results(options, "task3", results)
+
+
+if __name__ == "__main__":
+    run(main, options)
