@@ -109,6 +109,7 @@ def train(
     taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
     Raises `Failure` when the loss is no longer finite.
     """
+    torch.set_num_threads(1)  # a second thread costs more than it gives at this size, and stalls beside other programs
     device = next(model.parameters()).device
     vectors, labels = (torch.as_tensor(array).to(device) for array in train_data)
     test = tuple(torch.as_tensor(array).to(device) for array in test_data)

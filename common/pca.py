@@ -45,6 +45,8 @@ def do_pca(vectors: np.ndarray) -> PCA:
     scatter = np.zeros((dimensions, dimensions))
     for block in _centred_blocks(vectors, mean):
         scatter += block.T @ block
+    rounding = mean - mean.astype(vectors.dtype)  # what the blocks are off the mean
+    scatter -= count * np.outer(rounding, rounding)
     eigenvalues, eigenvectors = np.linalg.eigh(scatter / (count - 1))  # ascending
     eigenvalues = eigenvalues[::-1].clip(min=0)  # a covariance has none below zero: what is there is rounding
     eigenvectors = eigenvectors[:, ::-1]
