@@ -121,10 +121,9 @@ def train(
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         order = torch.randperm(len(labels), generator=generator).to(device)
-        batches = list(zip(vectors[order].split(batch_size), labels[order].split(batch_size), strict=True))
         losses = []
-        for batch_vectors, batch_labels in tqdm(batches, f"epoch {epoch}", leave=False, disable=None):
-            loss = criterion(model(batch_vectors), batch_labels)
+        for batch in tqdm(order.split(batch_size), f"epoch {epoch}", leave=False, disable=None):
+            loss = criterion(model(vectors.index_select(0, batch)), labels.index_select(0, batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
