@@ -13,8 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from common.losses import CrossEntropyLoss, Softmax, softmax_cross_entropy, softmax_cross_entropy_gradient
 from common.moons import Moons, moons
+from common.normalization import BatchNorm, LayerNorm
 from common.runtime import Failure, parse, positive_float, positive_int, run, save_results, script_parser
+
+
+__all__ = ["MLP", "CrossEntropyLoss", "Linear", "ReLU", "Softmax", "moons", "train"]
 
 
 def parse_options() -> argparse.Namespace:
@@ -29,6 +34,7 @@ def parse_options() -> argparse.Namespace:
 
 options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
 
+from common import studies
 from common.plotting import decision_regions, loss_curves, save_figure
 
 # 1.1 Layers: forward, backward, update
@@ -89,71 +95,29 @@ class ReLU:
         """Do nothing: there are no parameters."""
 
 
-class Softmax:
-    """Probabilities pⱼ = exp(fⱼ + C) / Σₖ exp(fₖ + C) with C = -max f (sheet, task 1).
-
-    ∂pⱼ/∂fᵢ = pⱼ (1[i = j] - pᵢ), hence ∂L/∂f = p ⊙ (∂L/∂p - Σⱼ pⱼ ∂L/∂pⱼ).
-    """
-
-    def __init__(self) -> None:
-        self.last_output: np.ndarray | None = None
-
-    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map logits f [N, C] to probabilities p [N, C]; `remember` keeps them for the backward pass."""
-        exponentials = np.exp(shift_logits(x))
-        p = exponentials / exponentials.sum(axis=1, keepdims=True)
-        if remember:
-            self.last_output = p
-        return p
-
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
-        """Turn ∂L/∂p [N, C] into ∂L/∂f [N, C]."""
-        p = self.last_output
-        return p * (gradient - (gradient * p).sum(axis=1, keepdims=True))
-
-    def update(self, learning_rate: float) -> None:
-        """Do nothing: there are no parameters."""
-
-
-class CrossEntropyLoss:
-    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] = -1[j = yₙ] / (N p[n, j]).
-
-    Probabilities that have underflowed to zero count as the smallest normal number, so that both stay finite.
-    """
-
-    def forward(self, p: np.ndarray, y: np.ndarray) -> float:
-        """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
-        self.p, self.y, self.rows = np.maximum(p, np.finfo(p.dtype).tiny), y, np.arange(len(y))
-        return float(-np.log(self.p[self.rows, y]).mean())
-
-    def backward(self) -> np.ndarray:
-        """Return ∂L/∂p [N, C], the 1/N of the mean included."""
-        gradient = np.zeros_like(self.p)
-        gradient[self.rows, self.y] = -1 / (len(self.y) * self.p[self.rows, self.y])
-        return gradient
-
-
-def shift_logits(logits: np.ndarray) -> np.ndarray:
-    """Subtract each row's maximum; the floor keeps even the difference of logits at ±1e308 finite."""
-    with np.errstate(over="ignore"):
-        return np.maximum(logits - logits.max(axis=1, keepdims=True), -1e300)
-
-
 class MLP:
     """Linear layers and ReLUs in turn, a softmax after the last (sheet, task 1); no hidden layer: a linear classifier.
+
+    `normalization` "batch" or "layer" puts that layer between each hidden linear layer and its ReLU (sheet, task 5).
 
     The loss and its gradient are taken at the logits z, where the chain through softmax and cross-entropy closes to
     ∂L/∂z = (p - y) / N with y one-hot: nothing overflows and no small probability is divided by.
     """
 
     def __init__(
-        self, in_channels: int = 2, hidden_channels: Sequence[int] = (30, 30), out_channels: int = 2, seed: int = 0
+        self,
+        in_channels: int = 2,
+        hidden_channels: Sequence[int] = (30, 30),
+        out_channels: int = 2,
+        seed: int = 0,
+        normalization: str | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         channels = (in_channels, *hidden_channels)
+        between = {None: lambda channels: [], "batch": lambda c: [BatchNorm(c)], "layer": lambda c: [LayerNorm(c)]}
         self.layers: list[Any] = []
         for inputs, outputs in pairwise(channels):
-            self.layers += [Linear(inputs, outputs, rng), ReLU()]
+            self.layers += [Linear(inputs, outputs, rng), *between[normalization](outputs), ReLU()]
         self.layers += [Linear(channels[-1], out_channels, rng), Softmax()]
 
     def logits(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
@@ -167,19 +131,15 @@ class MLP:
         return self.layers[-1].forward(self.logits(x, remember), remember)
 
     def loss(self, x: np.ndarray, y: np.ndarray, remember: bool = True) -> float:
-        """Return the averaged cross-entropy log Σₖ exp zₖ - z_y for integer classes y [N]; `backward` may follow."""
-        shifted = shift_logits(self.logits(x, remember))
-        exponentials = np.exp(shifted)
-        totals = exponentials.sum(axis=1)
+        """Return the averaged cross-entropy of x [N, in] and integer classes y [N]; `backward` may follow."""
+        loss, p = softmax_cross_entropy(self.logits(x, remember), y)
         if remember:
-            self.p, self.y = exponentials / totals[:, None], y
-        return float((np.log(totals) - shifted[np.arange(len(y)), y]).mean())
+            self.last_loss = p, y
+        return loss
 
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss` in every layer, starting from (p - y) / N; return ∂L/∂x [N, in]."""
-        gradient = self.p.copy()
-        gradient[np.arange(len(self.y)), self.y] -= 1
-        gradient /= len(self.y)
+        gradient = softmax_cross_entropy_gradient(*self.last_loss)
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -200,6 +160,7 @@ class MLP:
 # 1.2 The training routine
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows shows in the loss, which is checked
 def train(
     mlp: MLP,
     data: Moons,
@@ -220,18 +181,23 @@ def train(
         order = rng.permutation(len(data.x_train))
         for step, start in enumerate(range(0, len(order), batch_size), 1):
             batch = order[start : start + batch_size]
-            with np.errstate(over="ignore", invalid="ignore"):
-                loss = mlp.training_step(data.x_train[batch], data.y_train[batch], learning_rate)
-            if not math.isfinite(loss):
-                raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
+            loss = mlp.training_step(data.x_train[batch], data.y_train[batch], learning_rate)
+            check_finite(loss, epoch, step)
         history["train_loss"].append(mlp.loss(data.x_train, data.y_train, remember=False))
         history["test_loss"].append(mlp.loss(data.x_test, data.y_test, remember=False))
+        check_finite(history["train_loss"][-1] + history["test_loss"][-1], epoch, step)
         report(epoch, history)
     return history
 
 
+def check_finite(loss: float, epoch: int, step: int) -> None:
+    """Raise `Failure` when training has diverged."""
+    if not math.isfinite(loss):
+        raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
+
+
 def main(options: argparse.Namespace) -> None:
-    """Answer 1.2 to 1.4."""
+    """Answer 1.2 to 1.4, and task 5 by an experiment."""
     data = moons(seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
 
@@ -244,9 +210,29 @@ def main(options: argparse.Namespace) -> None:
     print(f"test accuracy {accuracy:.2f} %")
 
     settings = {name: getattr(options, name) for name in ("hidden_channels", "epochs", "batch_size", "learning_rate")}
-    save_figure(loss_curves(history, log_y=True), options.figures / "task1_loss.png")  # 1.3
-    save_figure(decision_regions(mlp.forward, data.x_test, data.y_test), options.figures / "task1_boundary.png")
-    save_results(options, "task1", {"settings": settings, "history": history, "test_accuracy": accuracy})
+    histories = studies.train_all(MLP, train, options.seed)  # 1.4 and 5
+    depths = studies.summarize_depths(histories, options.seed)
+    norms = studies.gradient_norms(MLP, options.seed)
+    figures = {
+        "loss": loss_curves(history, log_y=True),  # 1.3
+        "boundary": decision_regions(mlp.forward, data.x_test, data.y_test),
+        "depth": studies.depth_figure(depths),
+        "overfitting": studies.overfitting_figure(histories, options.seed),
+        "gradients": studies.gradient_figure(norms),
+        "normalization": studies.normalization_figure(histories, options.seed),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, options.figures / f"task1_{name}.png")
+    results = {
+        "settings": settings,
+        "history": history,
+        "test_accuracy": accuracy,
+        "depth": depths,
+        "unstable": studies.summarize_unstable(histories, options.seed),
+        "gradient_norms": studies.summarize_gradients(norms),
+        "normalization": studies.summarize_normalization(histories, options.seed),
+    }
+    save_results(options, "task1", results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Batch and layer normalization by hand (sheet, task 5), with the three methods of task 1's layers.
+
+Both shift and scale a set S of activations to mean zero and variance one, x̂ = (x - μ) / σ with σ² = Var x + ε, and then
+let the network undo it by y = γ x̂ + β: S holds one channel's values over the batch in batch normalization
+(Ioffe & Szegedy 2015), one example's values over the channels in layer normalization (Ba, Kiros & Hinton 2016).
+
+Backward, with δ = ∂L/∂y: ∂L/∂γ = Σₙ δ x̂, ∂L/∂β = Σₙ δ, and with δ̂ = γ δ = ∂L/∂x̂ every x of S acts on the whole of S
+through μ and σ. From ∂x̂ᵢ/∂xⱼ = (1[i = j] - 1/|S| - x̂ᵢ x̂ⱼ/|S|) / σ follows ∂L/∂x = (δ̂ - mean δ̂ - x̂ mean(δ̂ x̂)) / σ,
+means over S: what would shift or scale all of S alike has no effect and is taken out of the gradient.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EPSILON = 1e-5
+MOMENTUM = 0.1  # the weight of the newest batch in the running statistics
+
+
+class _Normalization:
+    """γ, β and the backward pass; `axis` is the one that S runs along."""
+
+    axis: int
+
+    def __init__(self, channels: int) -> None:
+        self.scale, self.shift = np.ones(channels), np.zeros(channels)  # γ and β
+        self.grad_scale, self.grad_shift = np.zeros(channels), np.zeros(channels)
+
+    def _normalize(self, x: np.ndarray, mean: np.ndarray, variance: np.ndarray, remember: bool) -> np.ndarray:
+        deviation = np.sqrt(variance + EPSILON)
+        normalized = (x - mean) / deviation
+        if remember:
+            self.normalized, self.deviation = normalized, deviation
+        return self.scale * normalized + self.shift
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        """Turn ∂L/∂y [N, C] into ∂L/∂x [N, C]; set `grad_scale` and `grad_shift`."""
+        self.grad_scale = (gradient * self.normalized).sum(axis=0)  # [C]
+        self.grad_shift = gradient.sum(axis=0)  # [C]
+        gradient = gradient * self.scale
+        common = gradient.mean(axis=self.axis, keepdims=True)
+        along = (gradient * self.normalized).mean(axis=self.axis, keepdims=True)
+        return (gradient - common - self.normalized * along) / self.deviation
+
+    def update(self, learning_rate: float) -> None:
+        """Take one step of gradient descent."""
+        self.scale -= learning_rate * self.grad_scale
+        self.shift -= learning_rate * self.grad_shift
+
+
+class BatchNorm(_Normalization):
+    """Normalize each channel over the batch in training, by running statistics in evaluation (arXiv 1502.03167)."""
+
+    axis = 0
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.running_mean, self.running_variance = np.zeros(channels), np.ones(channels)
+
+    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
+        """Map x [N, C] to [N, C]; `remember` means training: by the batch's statistics, which the running ones follow."""
+        if not remember:
+            return self._normalize(x, self.running_mean, self.running_variance, remember)
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        unbiased = variance * len(x) / max(len(x) - 1, 1)
+        self.running_mean += MOMENTUM * (mean - self.running_mean)
+        self.running_variance += MOMENTUM * (unbiased - self.running_variance)
+        return self._normalize(x, mean, variance, remember)
+
+
+class LayerNorm(_Normalization):
+    """Normalize each example over its channels, in training and evaluation alike (arXiv 1607.06450)."""
+
+    axis = 1
+
+    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
+        """Map x [N, C] to [N, C]; `remember` keeps what the backward pass needs."""
+        return self._normalize(x, x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True), remember)
