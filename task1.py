@@ -9,6 +9,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from common.losses import CrossEntropyLoss, Softmax, softmax_cross_entropy, soft
 from common.moons import Moons, moons
 from common.normalization import BatchNorm, LayerNorm
 from common.runtime import Failure, parse, positive_float, positive_int, run, save_results, script_parser
-
 
 __all__ = ["MLP", "CrossEntropyLoss", "Linear", "ReLU", "Softmax", "moons", "train"]
 
@@ -29,6 +29,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive_int, default=10, help="passes over the training points")
     parser.add_argument("--batch-size", type=positive_int, default=32, help="points per step")
     parser.add_argument("--learning-rate", type=positive_float, default=0.05, help="step size of gradient descent")
+    parser.add_argument(
+        "--check-gradients",
+        nargs="?",
+        type=Path,
+        const=Path(__file__),
+        metavar="FILE",
+        help="only check the gradients, of this solution or of the one in FILE",
+    )
     return parse(parser)
 
 
@@ -198,6 +206,11 @@ def check_finite(loss: float, epoch: int, step: int) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Answer 1.2 to 1.4, and task 5 by an experiment."""
+    if options.check_gradients:  # 1.1
+        from common import gradient_check  # needs PyTorch, which the rest of task 1 does not
+
+        return gradient_check.report(gradient_check.check_file(options.check_gradients))
+
     data = moons(seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
 

@@ -58,7 +58,7 @@ class BatchNorm(_Normalization):
         self.running_mean, self.running_variance = np.zeros(channels), np.ones(channels)
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training: by the batch's statistics, which the running ones follow."""
+        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running."""
         if not remember:
             return self._normalize(x, self.running_mean, self.running_variance, remember)
         mean, variance = x.mean(axis=0), x.var(axis=0)

@@ -41,9 +41,9 @@ class Run(NamedTuple):
 
 REGIMES = {
     "sheet": {},
-    "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 300},
+    "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
 }
-TITLES = {"sheet": "8,000 points, noise 0.08, 10 epochs", "scarce": "200 points, noise 0.3, 300 epochs"}
+TITLES = {"sheet": "8,000 points, noise 0.08, 10 epochs", "scarce": "200 points, noise 0.3, 200 epochs"}
 UNSTABLE_DEPTHS = (2, 4, 6, 8, 12)
 METHODS = {"none": None, "batch": "batch", "layer": "layer"}
 RATES = (0.05, 0.5)
