@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from common.gradient_check import network_error
 from common.losses import CrossEntropyLoss, Softmax, softmax_cross_entropy, softmax_cross_entropy_gradient
 from common.moons import Moons, moons
 from common.normalization import BatchNorm, LayerNorm
@@ -207,9 +208,9 @@ def check_finite(loss: float, epoch: int, step: int) -> None:
 def main(options: argparse.Namespace) -> None:
     """Answer 1.2 to 1.4, and task 5 by an experiment."""
     if options.check_gradients:  # 1.1
-        from common import gradient_check  # needs PyTorch, which the rest of task 1 does not
+        from common import solution_check  # needs PyTorch, which the rest of task 1 does not
 
-        return gradient_check.report(gradient_check.check_file(options.check_gradients))
+        return solution_check.report(solution_check.check_file(options.check_gradients))
 
     data = moons(seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
@@ -237,6 +238,7 @@ def main(options: argparse.Namespace) -> None:
     for name, figure in figures.items():
         save_figure(figure, options.figures / f"task1_{name}.png")
     results = {
+        "gradient_check": network_error(MLP(seed=options.seed), data.x_train[:32], data.y_train[:32]),  # 1.1
         "settings": settings,
         "history": history,
         "test_accuracy": accuracy,

@@ -23,6 +23,7 @@ options = parse_options() if __name__ == "__main__" else None  # --help does not
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
@@ -126,9 +127,21 @@ def features_figure(
             f"{name}\n{NEIGHBOURS} neighbours in the plane {measure['neighbours']:.1f} %, "
             f"linear in full {measure['linear']:.1f} %,\nsilhouette {measure['silhouette']:.2f}"
         )
-    all_axes.flat[-1].set_axis_off()
+    draw_measures(all_axes.flat[-1], measures)
     class_legend(figure, [str(digit) for digit in range(10)], columns=10)
     return figure
+
+
+def draw_measures(axes: Axes, measures: list[dict[str, float]]) -> None:
+    """Draw the two accuracies over the representations, each curve named beside its end (4.3, 4.4)."""
+    for name, label in (
+        ("linear", "linear classifier\nin the full space"),
+        ("neighbours", "10 neighbours\nin the plane"),
+    ):
+        values = [measure[name] for measure in measures]
+        axes.plot(NAMES, values, "o-", color="black")
+        axes.annotate(label, (3, values[3]), xytext=(0, -14), textcoords="offset points", ha="center", va="top")
+    axes.set(ylabel="accuracy on the other half (%)", ylim=(0, 103), title="separation of the classes")
 
 
 def main(options: argparse.Namespace) -> None:

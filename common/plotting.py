@@ -60,6 +60,7 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
     log_y: bool = False
     ticks: Sequence[float] | None = None
+    y_limit: float | None = None  # where to cut curves that shoot up
 
 
 def curve_panels(panels: Sequence[Panel], shared_y: bool = False) -> Figure:
@@ -77,6 +78,10 @@ def curve_panels(panels: Sequence[Panel], shared_y: bool = False) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         if panel.ticks is not None:
             axes.set_xticks(panel.ticks)
+        if panel.y_limit is not None:
+            axes.set_ylim(0, panel.y_limit)
+    if len(all_axes[0]) == 1 and len(panels[0].curves) == 1:
+        return figure
     if len({tuple(curve.label for curve in panel.curves) for panel in panels}) == 1:
         columns = min(6, len(panels[0].curves))
         figure.legend(*all_axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)

@@ -135,7 +135,10 @@ def curves_of(histories: dict[Run, History], runs: Sequence[Run], name: str) -> 
 
 
 def summarize_depths(histories: dict[Run, History], seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return, for both regimes and every depth, final losses over the seeds and where the mean test loss was least."""
+    """Return, for both regimes and every depth, the final losses over the seeds and where the mean test loss was least.
+
+    Final is the mean over the last tenth of the epochs, since single epochs of deep networks scatter.
+    """
     summary: dict[str, list[dict[str, Any]]] = {}
     for name, regime in REGIMES.items():
         summary[name] = []
@@ -143,11 +146,12 @@ def summarize_depths(histories: dict[Run, History], seed: int) -> dict[str, list
             runs = [Run(depth, s, **regime) for s in range(seed, seed + SEEDS)]
             train, test = (curves_of(histories, runs, f"{split}_loss") for split in ("train", "test"))
             mean_test = test.mean(axis=0)
+            last = slice(-max(1, runs[0].epochs // 10), None)
             summary[name].append(
                 {
                     "depth": depth,
-                    **{f"train_{key}": value for key, value in spread(train[:, -1]).items()},
-                    **{f"test_{key}": value for key, value in spread(test[:, -1]).items()},
+                    **{f"train_{key}": value for key, value in spread(train[:, last].mean(axis=1)).items()},
+                    **{f"test_{key}": value for key, value in spread(test[:, last].mean(axis=1)).items()},
                     "least_test_loss": float(mean_test.min()),
                     "least_test_epoch": int(mean_test.argmin()) + 1,
                 }
@@ -202,7 +206,9 @@ def depth_figure(summary: dict[str, list[dict[str, Any]]]) -> Figure:
         for split, style in (("train", "o-"), ("test", "s--")):
             mean, low, high = ([row[f"{split}_{key}"] or np.nan for row in rows] for key in ("mean", "low", "high"))
             curves.append(Curve(split, DEPTHS, mean, low, high, style=style))
-        panels.append(Panel(TITLES[name], "hidden layers of 30 units", "final loss (nats)", curves, True, DEPTHS))
+        panels.append(
+            Panel(TITLES[name], "hidden layers of 30 units", "final loss (nats)", curves, name == "sheet", DEPTHS)
+        )
     return curve_panels(panels)
 
 
@@ -216,7 +222,7 @@ def overfitting_figure(histories: dict[Run, History], seed: int) -> Figure:
             losses = curves_of(histories, runs, f"{split}_loss")
             turn = int(losses.mean(axis=0).argmin()) if split == "test" else None
             curves.append(band(f"{depth} layers", losses, mark=turn))
-        panels.append(Panel(f"{split.capitalize()}: {TITLES['scarce']}", "epoch", "loss (nats)", curves))
+        panels.append(Panel(f"{split.capitalize()}: {TITLES['scarce']}", "epoch", "loss (nats)", curves, y_limit=0.8))
     return curve_panels(panels, shared_y=True)
 
 

@@ -8,18 +8,17 @@ import pytest
 import torch
 from conftest import run_script
 
-from common.gradient_check import (
+from common.gradient_check import central_differences, relative_error
+from common.losses import softmax_cross_entropy, softmax_cross_entropy_gradient
+from common.normalization import EPSILON, BatchNorm, LayerNorm
+from common.solution_check import (
     AUTOGRAD_TOLERANCE,
     DIFFERENCES_TOLERANCE,
-    central_differences,
     check_layer,
     check_loss,
     linear_twin,
     new_linear,
-    relative_error,
 )
-from common.losses import softmax_cross_entropy, softmax_cross_entropy_gradient
-from common.normalization import EPSILON, BatchNorm, LayerNorm
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (5, 3, 4), (17, 2, 9)]
