@@ -9,7 +9,15 @@ import common.data
 
 SCRIPTS = ("task1.py", "task2.py", "task3.py", "task4.py")
 FIGURES = {
-    "task1.py": {"task1_loss.png", "task1_boundary.png", "task1.json"},
+    "task1.py": {
+        "task1_loss.png",
+        "task1_boundary.png",
+        "task1_depth.png",
+        "task1_overfitting.png",
+        "task1_gradients.png",
+        "task1_normalization.png",
+        "task1.json",
+    },
     "task2.py": {
         "task2_examples.png",
         "task2_components.png",
