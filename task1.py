@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from common.gradient_check import network_error
+from common.checks import check_shape, remembered
+from common.gradient_check import network_errors
 from common.losses import CrossEntropyLoss, Softmax, softmax_cross_entropy, softmax_cross_entropy_gradient
 from common.moons import Moons, moons
-from common.normalization import BatchNorm, LayerNorm
+from common.normalization import normalization_layers
 from common.runtime import Failure, parse, positive_float, positive_int, run, save_results, script_parser
 
 __all__ = ["MLP", "CrossEntropyLoss", "Linear", "ReLU", "Softmax", "moons", "train"]
@@ -57,6 +58,8 @@ class Linear:
     """
 
     def __init__(self, in_channels: int, out_channels: int, rng: np.random.Generator) -> None:
+        if min(in_channels, out_channels) < 1:
+            raise ValueError(f"expected at least one channel in and out, got {in_channels} and {out_channels}")
         self.weight = rng.normal(0, math.sqrt(2 / in_channels), (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
         self.grad_weight = np.zeros_like(self.weight)
@@ -65,13 +68,16 @@ class Linear:
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map x [N, in] to f [N, out]; `remember` keeps x for the backward pass."""
+        check_shape(x, None, self.weight.shape[1])
         if remember:
             self.last_input = x
         return x @ self.weight.T + self.bias
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂f [N, out] into ∂L/∂x [N, in]; set `grad_weight` and `grad_bias`."""
-        self.grad_weight = gradient.T @ self.last_input  # [out, in]
+        x = remembered(self.last_input)
+        check_shape(gradient, len(x), len(self.weight))
+        self.grad_weight = gradient.T @ x  # [out, in]
         self.grad_bias = gradient.sum(axis=0)  # [out]
         return gradient @ self.weight  # [N, in]
 
@@ -98,7 +104,9 @@ class ReLU:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂g [N, C] into ∂L/∂f [N, C]."""
-        return gradient * self.positive
+        positive = remembered(self.positive)
+        check_shape(gradient, *positive.shape)
+        return gradient * positive
 
     def update(self, learning_rate: float) -> None:
         """Do nothing: there are no parameters."""
@@ -123,11 +131,11 @@ class MLP:
     ) -> None:
         rng = np.random.default_rng(seed)
         channels = (in_channels, *hidden_channels)
-        between = {None: lambda channels: [], "batch": lambda c: [BatchNorm(c)], "layer": lambda c: [LayerNorm(c)]}
         self.layers: list[Any] = []
         for inputs, outputs in pairwise(channels):
-            self.layers += [Linear(inputs, outputs, rng), *between[normalization](outputs), ReLU()]
+            self.layers += [Linear(inputs, outputs, rng), *normalization_layers(normalization, outputs), ReLU()]
         self.layers += [Linear(channels[-1], out_channels, rng), Softmax()]
+        self.last_loss: tuple[np.ndarray, np.ndarray] | None = None
 
     def logits(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map x [N, in] to what the softmax gets [N, out]."""
@@ -148,7 +156,7 @@ class MLP:
 
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss` in every layer, starting from (p - y) / N; return ∂L/∂x [N, in]."""
-        gradient = softmax_cross_entropy_gradient(*self.last_loss)
+        gradient = softmax_cross_entropy_gradient(*remembered(self.last_loss))
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -238,7 +246,7 @@ def main(options: argparse.Namespace) -> None:
     for name, figure in figures.items():
         save_figure(figure, options.figures / f"task1_{name}.png")
     results = {
-        "gradient_check": network_error(MLP(seed=options.seed), data.x_train[:32], data.y_train[:32]),  # 1.1
+        "gradient_check": network_errors(MLP(seed=options.seed), data.x_train[:32], data.y_train[:32]),  # 1.1
         "settings": settings,
         "history": history,
         "test_accuracy": accuracy,

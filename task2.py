@@ -6,12 +6,12 @@ Answers 2.1 to 2.4 of the sheet; writes figures/task2_*.png and figures/task2.js
 from __future__ import annotations
 
 import argparse
-from itertools import combinations
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from common.data import convert_mnist_to_vectors, load_data
+from common.data import check_enough, convert_mnist_to_vectors, load_data
 from common.pca import PCA, do_pca, project
 from common.runtime import parse, run, save_results, script_parser
 
@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from sklearn.neighbors import KNeighborsClassifier
 
+from common.confusion import confused_pairs, confusion_matrix
 from common.plotting import Curve, Panel, class_legend, class_scatter, curve_panels, image_grid, save_figure
 
 SHOWN_POINTS = 6000  # a tenth of MNIST: more would hide each other
@@ -62,6 +63,23 @@ def describe_components(pca: PCA) -> dict[str, Any]:
     }
 
 
+def likeness(components: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Return, per component [K, 784], the two classes whose means differ most nearly along it, and that cosine (2.3).
+
+    The component has the sign of the first class's mean minus the second's.
+    """
+    classes = np.unique(labels)
+    means = np.stack([vectors[labels == digit].mean(axis=0) for digit in classes])
+    pairs = np.array(list(permutations(range(len(classes)), 2)))
+    differences = means[pairs[:, 0]] - means[pairs[:, 1]]
+    cosines = components @ differences.T / np.linalg.norm(differences, axis=1)  # [K, pairs]
+    best = cosines.argmax(axis=1)
+    return [
+        {"classes": classes[pairs[pair]].tolist(), "cosine": float(row[pair])}
+        for row, pair in zip(cosines, best, strict=True)
+    ]
+
+
 def variance_curve(pca: PCA) -> Figure:
     """Draw the share of the variance that the first k components hold together (2.3)."""
     counts = np.arange(1, len(pca.eigenvalues) + 1)
@@ -72,24 +90,15 @@ def variance_curve(pca: PCA) -> Figure:
 def confusion_in_the_plane(
     points: np.ndarray, labels: np.ndarray, test_points: np.ndarray, test_labels: np.ndarray
 ) -> dict[str, Any]:
-    """Return how well a nearest-neighbour classifier tells the classes apart in the plane, and which it confuses (2.4).
-
-    `pairs` holds, most confused first, two classes and the per cent of their test images given to the other of them.
-    """
+    """Return how well nearest neighbours tell the classes apart in the plane, and which they confuse (2.4)."""
     classifier = KNeighborsClassifier(NEIGHBOURS).fit(points, labels)
     predicted = classifier.predict(test_points)
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (test_labels, predicted), 1)
-    sizes = confusion.sum(axis=1)
-    pairs = [
-        (100 * (confusion[a, b] + confusion[b, a]) / max(sizes[a] + sizes[b], 1), a, b)
-        for a, b in combinations(range(10), 2)
-    ]
+    matrix = confusion_matrix(test_labels, predicted)
     return {
         "neighbours": NEIGHBOURS,
         "accuracy": float((predicted == test_labels).mean() * 100),
-        "accuracy_per_class": (100 * np.diag(confusion) / np.maximum(sizes, 1)).tolist(),
-        "pairs": [{"classes": [a, b], "confused": float(share)} for share, a, b in sorted(pairs, reverse=True)[:8]],
+        "accuracy_per_class": (100 * np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)).tolist(),
+        "pairs": confused_pairs(matrix),
     }
 
 
@@ -106,6 +115,8 @@ def main(options: argparse.Namespace) -> None:
     """Answer 2.1 to 2.4 in turn."""
     train, test = load_data(train=True, data_dir=options.data_dir), load_data(train=False, data_dir=options.data_dir)
 
+    check_enough(train.labels)
+
     statistics = describe(train.images)  # 2.1
     for name, value in statistics.items():
         print(f"{name:5}  {tuple(value) if name == 'shape' else value}")
@@ -116,9 +127,9 @@ def main(options: argparse.Namespace) -> None:
     test_vectors, test_labels = convert_mnist_to_vectors(test)
 
     pca = do_pca(vectors)  # 2.3
-    components = pca.eigenvectors[:, :10].T.reshape(10, 28, 28)
+    components = pca.eigenvectors[:, :10].T  # [10, 784]
     titles = [f"{number}: {share:.1%}" for number, share in enumerate(pca.variance_shares[:10], 1)]
-    components_figure = image_grid(components, titles, symmetric=True, label="weight of a pixel")
+    components_figure = image_grid(components.reshape(-1, 28, 28), titles, symmetric=True, label="weight of a pixel")
 
     points, test_points = project(vectors, pca), project(test_vectors, pca)  # 2.4
     class_means = [points[labels == digit].mean(axis=0).tolist() for digit in np.unique(labels)]
@@ -133,7 +144,7 @@ def main(options: argparse.Namespace) -> None:
     results = {
         "statistics": statistics,
         "vectors": describe(vectors),
-        "components": describe_components(pca),
+        "components": {**describe_components(pca), "likeness": likeness(components, vectors, labels)},
         "class_means": class_means,
         "confusion": confusion,
     }

@@ -10,7 +10,6 @@ import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from common.runtime import (
     Failure,
@@ -36,15 +35,15 @@ def parse_options() -> argparse.Namespace:
 
 options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
+from common.checks import check_labels, check_shape
+from common.confusion import confused_pairs, confusion_matrix
 from common.data import Vectors, convert_mnist_to_vectors, load_data
-from common.plotting import loss_curves, save_figure
+from common.plotting import confusion_figure, loss_curves, save_figure
 
 SPLITS = ("train", "test")
 CHECKPOINT_VERSION = 1
@@ -80,14 +79,15 @@ class MultilayerPerceptron(nn.Module):
 
 def class_label(prediction: torch.Tensor) -> torch.Tensor:
     """Return the most likely class [N] of each row of logits [N, C]."""
+    check_shape(prediction, None, None)
     return prediction.argmax(1)
 
 
 def batch_accuracy(prediction: torch.Tensor, label: torch.Tensor) -> float:
     """Return the percentage, 0 to 100, of logits [N, C] whose largest entry is at the label [N] (3.2)."""
-    if prediction.ndim != 2 or len(label) == 0 or label.shape != prediction.shape[:1]:
-        raise ValueError(f"expected logits [N, C] and N ≥ 1 labels, got {prediction.shape} and {label.shape}")
-    return 100 * (class_label(prediction) == label).sum().item() / len(label)
+    predicted = class_label(prediction)
+    check_shape(label, len(predicted))
+    return 100 * (predicted == label).sum().item() / len(label)
 
 
 # 3.3 Training and validation
@@ -111,8 +111,8 @@ def train(
     """
     torch.set_num_threads(1)  # a second thread costs more than it gives at this size, and stalls beside other programs
     device = next(model.parameters()).device
-    vectors, labels = (torch.as_tensor(array).to(device) for array in train_data)
-    test = tuple(torch.as_tensor(array).to(device) for array in test_data)
+    vectors, labels = tensors(train_data, device)
+    test = tensors(test_data, device)
     sample = vectors[: len(test[0])], labels[: len(test[0])]
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -138,6 +138,13 @@ def train(
     return history
 
 
+def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError when they are not that."""
+    check_shape(data.vectors, None, 784)
+    check_labels(data.labels, len(data.vectors), 10)
+    return torch.as_tensor(data.vectors).to(device), torch.as_tensor(data.labels).to(device)
+
+
 def check_finite(losses: torch.Tensor, epoch: int) -> None:
     """Raise `Failure` with the first step of the epoch whose loss is not finite; one look per epoch, none per step."""
     broken = (~torch.isfinite(losses)).nonzero()
@@ -151,6 +158,14 @@ def evaluate(model: nn.Module, vectors: torch.Tensor, labels: torch.Tensor) -> t
     """Return the averaged cross-entropy and the accuracy in per cent on a whole split."""
     logits = model(vectors)
     return nn.functional.cross_entropy(logits, labels).item(), batch_accuracy(logits, labels)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
+    """Return the classes int64 [N] that the network gives to vectors [N, 784]."""
+    check_shape(vectors, None, 784)
+    device = next(model.parameters()).device
+    return class_label(model(torch.as_tensor(vectors).to(device))).cpu().numpy()
 
 
 def train_and_save(
@@ -207,38 +222,6 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
     return model.eval()
 
 
-def confusion_matrix(model: nn.Module, data: Vectors) -> np.ndarray:
-    """Return how many images of each class (row) were given each label (column), int64 [10, 10]."""
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        predicted = class_label(model(torch.as_tensor(data.vectors).to(device))).cpu().numpy()
-    matrix = np.zeros((10, 10), np.int64)
-    np.add.at(matrix, (data.labels, predicted), 1)
-    return matrix
-
-
-def confusion_figure(matrix: np.ndarray) -> Figure:
-    """Draw the confusion matrix; the colours show the errors only, which the diagonal would outshine."""
-    errors = np.where(np.eye(10, dtype=bool), np.nan, matrix)
-    figure, axes = plt.subplots(figsize=(6.6, 5.6))
-    image = axes.imshow(errors, cmap="Oranges")
-    for (row, column), count in np.ndenumerate(matrix):
-        shade = "white" if row != column and count > 0.6 * np.nanmax(errors) else "black"
-        axes.text(column, row, count, ha="center", va="center", fontsize=9, color=shade)
-    axes.set(xticks=range(10), yticks=range(10), xlabel="predicted class", ylabel="true class")
-    axes.grid(False)
-    figure.colorbar(image, label="wrongly classified test images")
-    return figure
-
-
-def confused_pairs(matrix: np.ndarray, count: int = 5) -> list[dict[str, Any]]:
-    """Return the pairs of true and predicted class with the most errors, most first."""
-    errors = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-errors, axis=None, kind="stable")[:count]
-    pairs = zip(*np.unravel_index(order, matrix.shape), strict=True)
-    return [{"true": int(a), "predicted": int(b), "images": int(errors[a, b])} for a, b in pairs]
-
-
 def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the pieces of 3.1 and 3.2."""
     train_data, test_data = (
@@ -246,7 +229,7 @@ def main(options: argparse.Namespace) -> None:
     )
     settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
     model, history = train_and_save(train_data, test_data, options, **settings)
-    matrix = confusion_matrix(model, test_data)
+    matrix = confusion_matrix(test_data.labels, predict(model, test_data.vectors))
     seconds = history.pop("seconds")
 
     save_figure(loss_curves(history), options.figures / "task3_training.png")

@@ -56,12 +56,22 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
 def convert_mnist_to_vectors(data: Images) -> Vectors:
     """Flatten the images row by row and map 0 … 255 to [-1, 1] linearly (sheet, 2.2)."""
     images, labels = data
-    if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(labels):
+    if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images [N, 28, 28] and N labels, got {images.dtype} {images.shape}")
     vectors = images.reshape(len(images), -1).astype(np.float32)
     vectors /= 127.5
     vectors -= 1
     return Vectors(vectors, labels)
+
+
+def check_enough(labels: np.ndarray, least: int = 10) -> None:
+    """Raise `Failure` unless there are two classes and `least` images of each that occurs, as statistics need."""
+    counts = np.unique(labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < least:
+        raise Failure(
+            f"{len(labels)} images are too few here, with {counts.min()} of one class; give at least {least} images "
+            "of each class, and two classes"
+        )
 
 
 def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> tuple[np.ndarray, np.ndarray]:

@@ -51,15 +51,14 @@ def _slope(loss: Callable[[], float], flat: np.ndarray, index: int) -> float:
     return slope
 
 
-def network_error(mlp: Any, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Return the largest relative error of task 1's network over all its parameters, and how many these are."""
+def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
+    """Return the largest relative error in every parameter array of task 1's network, on one batch."""
     mlp.loss(x, y)
     mlp.backward()
     names = [(layer, name) for layer in mlp.layers for name in vars(layer) if f"grad_{name}" in vars(layer)]
-    errors = [
-        relative_error(
-            getattr(layer, f"grad_{name}"), central_differences(lambda: mlp.loss(x, y), getattr(layer, name))
-        )
-        for layer, name in names
-    ]
-    return {"largest_error": max(errors), "parameters": sum(getattr(layer, name).size for layer, name in names)}
+    errors = []
+    for layer, name in names:
+        array = getattr(layer, name)
+        error = relative_error(getattr(layer, f"grad_{name}"), central_differences(lambda: mlp.loss(x, y), array))
+        errors.append({"parameter": name, "shape": list(array.shape), "error": error})
+    return errors

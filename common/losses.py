@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.checks import check_labels, check_shape, remembered
+
 
 class Softmax:
     """Probabilities pⱼ = exp(fⱼ + C) / Σₖ exp(fₖ + C) with C = -max f (sheet, task 1).
@@ -16,6 +18,7 @@ class Softmax:
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map logits f [N, C] to probabilities p [N, C]; `remember` keeps them for the backward pass."""
+        check_shape(x, None, None)
         exponentials = np.exp(shift_logits(x))
         p = exponentials / exponentials.sum(axis=1, keepdims=True)
         if remember:
@@ -24,7 +27,8 @@ class Softmax:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂p [N, C] into ∂L/∂f [N, C]."""
-        p = self.last_output
+        p = remembered(self.last_output)
+        check_shape(gradient, *p.shape)
         return p * (gradient - (gradient * p).sum(axis=1, keepdims=True))
 
     def update(self, learning_rate: float) -> None:
@@ -37,15 +41,23 @@ class CrossEntropyLoss:
     Probabilities that have underflowed to zero count as the smallest normal number, so that both stay finite.
     """
 
+    def __init__(self) -> None:
+        self.last_input: tuple[np.ndarray, np.ndarray] | None = None
+
     def forward(self, p: np.ndarray, y: np.ndarray) -> float:
         """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
-        self.p, self.y, self.rows = np.maximum(p, np.finfo(p.dtype).tiny), y, np.arange(len(y))
-        return float(-np.log(self.p[self.rows, y]).mean())
+        check_shape(p, None, None)
+        check_labels(y, *p.shape)
+        p = np.maximum(p, np.finfo(p.dtype).tiny)
+        self.last_input = p, y
+        return float(-np.log(p[np.arange(len(y)), y]).mean())
 
     def backward(self) -> np.ndarray:
         """Return ∂L/∂p [N, C], the 1/N of the mean included."""
-        gradient = np.zeros_like(self.p)
-        gradient[self.rows, self.y] = -1 / (len(self.y) * self.p[self.rows, self.y])
+        p, y = remembered(self.last_input)
+        rows = np.arange(len(y))
+        gradient = np.zeros_like(p)
+        gradient[rows, y] = -1 / (len(y) * p[rows, y])
         return gradient
 
 
@@ -60,6 +72,7 @@ def softmax_cross_entropy(logits: np.ndarray, y: np.ndarray) -> tuple[float, np.
 
     The loss is exact where the probability of the right class has underflowed.
     """
+    check_labels(y, *logits.shape)
     shifted = shift_logits(logits)
     exponentials = np.exp(shifted)
     totals = exponentials.sum(axis=1)

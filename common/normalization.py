@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.checks import check_shape, remembered
+
 EPSILON = 1e-5
 MOMENTUM = 0.1  # the weight of the newest batch in the running statistics
 
@@ -25,6 +27,7 @@ class _Normalization:
     def __init__(self, channels: int) -> None:
         self.scale, self.shift = np.ones(channels), np.zeros(channels)  # γ and β
         self.grad_scale, self.grad_shift = np.zeros(channels), np.zeros(channels)
+        self.normalized: np.ndarray | None = None
 
     def _normalize(self, x: np.ndarray, mean: np.ndarray, variance: np.ndarray, remember: bool) -> np.ndarray:
         deviation = np.sqrt(variance + EPSILON)
@@ -35,12 +38,14 @@ class _Normalization:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂y [N, C] into ∂L/∂x [N, C]; set `grad_scale` and `grad_shift`."""
-        self.grad_scale = (gradient * self.normalized).sum(axis=0)  # [C]
+        normalized = remembered(self.normalized)
+        check_shape(gradient, *normalized.shape)
+        self.grad_scale = (gradient * normalized).sum(axis=0)  # [C]
         self.grad_shift = gradient.sum(axis=0)  # [C]
         gradient = gradient * self.scale
         common = gradient.mean(axis=self.axis, keepdims=True)
-        along = (gradient * self.normalized).mean(axis=self.axis, keepdims=True)
-        return (gradient - common - self.normalized * along) / self.deviation
+        along = (gradient * normalized).mean(axis=self.axis, keepdims=True)
+        return (gradient - common - normalized * along) / self.deviation
 
     def update(self, learning_rate: float) -> None:
         """Take one step of gradient descent."""
@@ -58,11 +63,17 @@ class BatchNorm(_Normalization):
         self.running_mean, self.running_variance = np.zeros(channels), np.ones(channels)
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running."""
+        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running.
+
+        Raises ValueError for a batch of one in training: its variance says nothing.
+        """
+        check_shape(x, None, len(self.scale))
         if not remember:
             return self._normalize(x, self.running_mean, self.running_variance, remember)
+        if len(x) < 2:
+            raise ValueError(f"expected a batch of at least two in training, got shape {list(x.shape)}")
         mean, variance = x.mean(axis=0), x.var(axis=0)
-        unbiased = variance * len(x) / max(len(x) - 1, 1)
+        unbiased = variance * len(x) / (len(x) - 1)
         self.running_mean += MOMENTUM * (mean - self.running_mean)
         self.running_variance += MOMENTUM * (unbiased - self.running_variance)
         return self._normalize(x, mean, variance, remember)
@@ -75,4 +86,17 @@ class LayerNorm(_Normalization):
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map x [N, C] to [N, C]; `remember` keeps what the backward pass needs."""
+        check_shape(x, None, len(self.scale))
         return self._normalize(x, x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True), remember)
+
+
+def normalization_layers(method: str | None, channels: int) -> list[BatchNorm | LayerNorm]:
+    """Return the layer of that method in a list, or an empty list for None; raise ValueError for any other."""
+    match method:
+        case None:
+            return []
+        case "batch":
+            return [BatchNorm(channels)]
+        case "layer":
+            return [LayerNorm(channels)]
+    raise ValueError(f"expected normalization None, 'batch' or 'layer', got {method!r}")

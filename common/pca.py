@@ -68,8 +68,8 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
 def _as_matrix(vectors: np.ndarray) -> np.ndarray:
     """Return a 2-D float array; what is not float32 becomes float64."""
     vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or vectors.size == 0:
-        raise ValueError(f"expected vectors [N, D], got shape {vectors.shape}")
+    if vectors.ndim != 2 or vectors.size == 0 or vectors.dtype.kind not in "biuf":
+        raise ValueError(f"expected real vectors [N, D], got {vectors.dtype} of shape {vectors.shape}")
     return vectors if vectors.dtype == np.float32 else vectors.astype(np.float64, copy=False)
 
 

@@ -147,6 +147,20 @@ def class_legend(figure: Figure, names: Sequence[str], columns: int) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.1, columnspacing=1)
 
 
+def confusion_figure(matrix: np.ndarray) -> Figure:
+    """Draw the confusion matrix; the colours show the errors only, which the diagonal would outshine."""
+    errors = np.where(np.eye(10, dtype=bool), np.nan, matrix)
+    figure, axes = plt.subplots(figsize=(6.6, 5.6))
+    image = axes.imshow(errors, cmap="Oranges")
+    for (row, column), count in np.ndenumerate(matrix):
+        shade = "white" if row != column and count > 0.6 * np.nanmax(errors) else "black"
+        axes.text(column, row, count, ha="center", va="center", fontsize=9, color=shade)
+    axes.set(xticks=range(10), yticks=range(10), xlabel="predicted class", ylabel="true class")
+    axes.grid(False)
+    figure.colorbar(image, label="wrongly classified test images")
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as a PNG; `path` holds the old file or the whole new one at any moment."""
     with replacing(path) as temporary:
