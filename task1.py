@@ -44,7 +44,7 @@ def parse_options() -> argparse.Namespace:
 
 options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
 
-from common import studies
+from common import studies, study_figures
 from common.plotting import decision_regions, loss_curves, save_figure
 
 # 1.1 Layers: forward, backward, update
@@ -238,10 +238,10 @@ def main(options: argparse.Namespace) -> None:
     figures = {
         "loss": loss_curves(history, log_y=True),  # 1.3
         "boundary": decision_regions(mlp.forward, data.x_test, data.y_test),
-        "depth": studies.depth_figure(depths),
-        "overfitting": studies.overfitting_figure(histories, options.seed),
-        "gradients": studies.gradient_figure(norms),
-        "normalization": studies.normalization_figure(histories, options.seed),
+        "depth": study_figures.depth_figure(depths),
+        "overfitting": study_figures.overfitting_figure(histories, options.seed),
+        "gradients": study_figures.gradient_figure(norms),
+        "normalization": study_figures.normalization_figure(histories, options.seed),
     }
     for name, figure in figures.items():
         save_figure(figure, options.figures / f"task1_{name}.png")
@@ -250,6 +250,7 @@ def main(options: argparse.Namespace) -> None:
         "settings": settings,
         "history": history,
         "test_accuracy": accuracy,
+        "studies": studies.describe(),
         "depth": depths,
         "unstable": studies.summarize_unstable(histories, options.seed),
         "gradient_norms": studies.summarize_gradients(norms),

@@ -105,7 +105,7 @@ def confusion_in_the_plane(
 def projection_figure(points: np.ndarray, labels: np.ndarray, pca: PCA, seed: int) -> Figure:
     """Draw a fixed random subset of the projected train split in the colours of its classes (2.4)."""
     subset = np.random.default_rng(seed).permutation(len(points))[:SHOWN_POINTS]
-    figure, axes = plt.subplots(figsize=(7.5, 7))
+    figure, axes = plt.subplots(figsize=(6.6, 6.3))
     class_scatter(axes, points[subset], labels[subset], pca.variance_shares[:2])
     class_legend(figure, [str(digit) for digit in range(10)], columns=10)
     return figure
@@ -145,6 +145,7 @@ def main(options: argparse.Namespace) -> None:
         "statistics": statistics,
         "vectors": describe(vectors),
         "components": {**describe_components(pca), "likeness": likeness(components, vectors, labels)},
+        "shown_points": min(SHOWN_POINTS, len(labels)),
         "class_means": class_means,
         "confusion": confusion,
     }

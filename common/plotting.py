@@ -112,7 +112,7 @@ def image_grid(
     called `label`; else the images are grey, dark on white.
     """
     rows = -(-len(images) // columns)
-    figure, all_axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.95 * rows), squeeze=False)
+    figure, all_axes = plt.subplots(rows, columns, figsize=(1.2 * columns, 1.45 * rows), squeeze=False)
     limit = np.abs(images).max()
     style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if symmetric else {"cmap": "gray_r"}
     for axes in all_axes.flat:
@@ -169,7 +169,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def decision_regions(predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
     """Draw points x [N, 2] of two classes over the regions where `predict`, [M, 2] → [M, 2], makes each likelier."""
-    figure, axes = plt.subplots(figsize=(6, 5))
+    figure, axes = plt.subplots(figsize=(4.8, 5.2))
     limit = np.abs(x).max() * 1.05
     ticks = np.linspace(-limit, limit, 300)
     grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)

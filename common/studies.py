@@ -1,7 +1,7 @@
 """The experiments of task 1 beyond its one training run: depth, initialization and normalization.
 
 The caller brings its network and its training routine; the runs share the cores, and what they leave is summed up over
-the seeds, for the results file and as figures.
+the seeds for the results file. `study_figures` draws it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.losses import softmax_cross_entropy_gradient
 from common.moons import moons
-from common.plotting import Curve, Panel, curve_panels
 from common.runtime import Failure, parallel_map
 
 SEEDS = 3
@@ -39,12 +37,16 @@ class Run(NamedTuple):
     normalization: str | None = None
 
 
-REGIMES = {
-    "sheet": {},
+REGIMES: dict[str, dict[str, Any]] = {
+    "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
     "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
 }
-TITLES = {"sheet": "8,000 points, noise 0.08, 10 epochs", "scarce": "200 points, noise 0.3, 200 epochs"}
+TITLES = {
+    name: "{points:,} points, noise {noise}, {epochs} epochs".format(**regime) for name, regime in REGIMES.items()
+}
 UNSTABLE_DEPTHS = (2, 4, 6, 8, 12)
+DEEPEST = 12  # the network whose initialization and normalization are studied
+GRADIENT_POINTS = 256
 METHODS = {"none": None, "batch": "batch", "layer": "layer"}
 RATES = (0.05, 0.5)
 SCALES = {"N(0, 1)": 1.0, "He": None, "N(0, 0.1²)": 0.1}
@@ -86,7 +88,7 @@ def scale_weights(mlp: Any, std: float | None) -> None:
 
 
 def gradient_norms(network: Callable, seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Return, per initialization, norms [seeds, 13] in new networks of twelve hidden layers, on 256 points.
+    """Return, per initialization, norms [seeds, 13] in new networks of twelve hidden layers.
 
     `weight` is the norm of ∂L/∂W of each linear layer, `output` that of ∂L/∂f, which arrives at its output.
     """
@@ -94,9 +96,9 @@ def gradient_norms(network: Callable, seed: int) -> dict[str, dict[str, np.ndarr
     for label, std in SCALES.items():
         rows: dict[str, list[list[float]]] = {"weight": [], "output": []}
         for number in range(seed, seed + SEEDS):
-            mlp = network(hidden_channels=(WIDTH,) * 12, seed=number)
+            mlp = network(hidden_channels=(WIDTH,) * DEEPEST, seed=number)
             scale_weights(mlp, std)
-            data = moons(256, 2, seed=number)
+            data = moons(GRADIENT_POINTS, 2, seed=number)
             mlp.loss(data.x_train, data.y_train)
             gradient = softmax_cross_entropy_gradient(*mlp.last_loss)
             weight, output = [], []
@@ -120,9 +122,22 @@ def summarize_gradients(norms: dict[str, dict[str, np.ndarray]]) -> dict[str, di
     }
 
 
+def describe() -> dict[str, Any]:
+    """Return the settings that the results hang on."""
+    points = normalization_run(None, RATES[0], 0).points
+    return {
+        "seeds": SEEDS,
+        "width": WIDTH,
+        "regimes": REGIMES,
+        "deepest": DEEPEST,
+        "gradient_points": GRADIENT_POINTS,
+        "normalization": {"points": points, "learning_rates": RATES},
+    }
+
+
 def normalization_run(method: str | None, learning_rate: float, seed: int) -> Run:
-    """Return a run of twelve layers with weights from N(0, 1)."""
-    return Run(12, seed, points=1000, learning_rate=learning_rate, weight_std=1, normalization=method)
+    """Return a run of the deepest network with weights from N(0, 1)."""
+    return Run(DEEPEST, seed, points=1000, learning_rate=learning_rate, weight_std=1, normalization=method)
 
 
 def curves_of(histories: dict[Run, History], runs: Sequence[Run], name: str) -> np.ndarray:
@@ -190,63 +205,3 @@ def summarize_normalization(histories: dict[Run, History], seed: int) -> list[di
             diverged = int(np.isnan(final).sum())
             summary.append({"method": name, "learning_rate": rate, "diverged": diverged, **spread(final)})
     return summary
-
-
-def band(label: str, values: np.ndarray, style: str = "-", mark: int | None = None) -> Curve:
-    """Return the mean of values [runs, K] as a curve over 1 … K, with a band from the least to the greatest."""
-    x = np.arange(1, values.shape[1] + 1)
-    return Curve(label, x, values.mean(axis=0), values.min(axis=0), values.max(axis=0), style=style, mark=mark)
-
-
-def depth_figure(summary: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw the final train and test loss over depth, in both regimes (1.4)."""
-    panels = []
-    for name, rows in summary.items():
-        curves = []
-        for split, style in (("train", "o-"), ("test", "s--")):
-            mean, low, high = ([row[f"{split}_{key}"] or np.nan for row in rows] for key in ("mean", "low", "high"))
-            curves.append(Curve(split, DEPTHS, mean, low, high, style=style))
-        panels.append(
-            Panel(TITLES[name], "hidden layers of 30 units", "final loss (nats)", curves, name == "sheet", DEPTHS)
-        )
-    return curve_panels(panels)
-
-
-def overfitting_figure(histories: dict[Run, History], seed: int) -> Figure:
-    """Draw train and test loss over epochs with scarce data, the least test loss marked (1.4)."""
-    panels = []
-    for split in ("train", "test"):
-        curves = []
-        for depth in DEPTHS:
-            runs = [Run(depth, s, **REGIMES["scarce"]) for s in range(seed, seed + SEEDS)]
-            losses = curves_of(histories, runs, f"{split}_loss")
-            turn = int(losses.mean(axis=0).argmin()) if split == "test" else None
-            curves.append(band(f"{depth} layers", losses, mark=turn))
-        panels.append(Panel(f"{split.capitalize()}: {TITLES['scarce']}", "epoch", "loss (nats)", curves, y_limit=0.8))
-    return curve_panels(panels, shared_y=True)
-
-
-def gradient_figure(norms: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Draw the norms of ∂L/∂f and ∂L/∂W in each layer at the start, per initialization."""
-    panels = []
-    for name, label in (("output", "norm of ∂L/∂f"), ("weight", "norm of ∂L/∂W")):
-        curves = [band(scale, rows[name], style="o-") for scale, rows in norms.items()]
-        panels.append(Panel(f"{label}, new network", "linear layer", label, curves, log_y=True))
-    return curve_panels(panels)
-
-
-def normalization_figure(histories: dict[Run, History], seed: int) -> Figure:
-    """Draw the test loss of twelve layers from N(0, 1) weights, by method, at both learning rates (task 5)."""
-    panels = []
-    for rate in RATES:
-        curves = []
-        title = f"learning rate {rate}"
-        for name, method in METHODS.items():
-            runs = [normalization_run(method, rate, s) for s in range(seed, seed + SEEDS)]
-            losses = curves_of(histories, runs, "test_loss")
-            curves.append(band("without normalization" if method is None else f"{name} normalization", losses))
-            diverged = int(np.isnan(losses[:, -1]).sum())
-            if diverged:
-                title += f"\n{name}: {diverged} of {SEEDS} runs diverge"
-        panels.append(Panel(title, "epoch", "test loss (nats)", curves, log_y=True))
-    return curve_panels(panels, shared_y=True)
