@@ -107,9 +107,11 @@ def train(
 
     Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many training images,
     taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
-    Raises `Failure` when the loss is no longer finite.
+    PyTorch is left with one thread. Raises `Failure` when the loss is no longer finite.
     """
-    torch.set_num_threads(1)  # a second thread costs more than it gives at this size, and stalls beside other programs
+    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs run on two cores,
+    # threads that wait for each other's make it slower by hundreds of times.
+    torch.set_num_threads(1)
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test = tensors(test_data, device)
