@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_ROWS = 4096  # large enough for the matrix product to run at full speed, small enough to copy
+BLOCK_ROWS = 8192  # large enough for the matrix product to run at full speed, small enough to copy
 
 
 class PCA(NamedTuple):
@@ -32,27 +32,31 @@ def do_pca(vectors: np.ndarray) -> PCA:
     """Return the eigenvectors and eigenvalues of the covariance matrix with 1/(N-1) of `vectors` [N, D].
 
     The vectors are centred block by block, so that no copy of them all is made and no precision is lost to a large
-    mean, and the blocks' products are added up in float64. Raises ValueError unless N ≥ 2 and all entries are finite.
+    mean, and the blocks' products are added up in float64. What they are centred on, the mean of the first block, is
+    then made up for: Σ (x - μ)(x - μ)ᵀ = Σ (x - s)(x - s)ᵀ - N (μ - s)(μ - s)ᵀ for any s. Raises ValueError unless N ≥ 2
+    and all entries are finite.
     """
     vectors = _as_matrix(vectors)
     count, dimensions = vectors.shape
     if count < 2:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    if not np.isfinite(mean).all():
-        raise ValueError(f"expected finite vectors, got NaN or infinity in shape {vectors.shape}")
+    scatter, total = np.zeros((dimensions, dimensions)), np.zeros(dimensions)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        shift = vectors[:BLOCK_ROWS].mean(axis=0)
+        for block in _shifted_blocks(vectors, shift):
+            scatter += block.T @ block
+            total += np.ones(len(block), block.dtype) @ block
+    if not np.isfinite(scatter).all():
+        raise ValueError(f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity")
 
-    scatter = np.zeros((dimensions, dimensions))
-    for block in _centred_blocks(vectors, mean):
-        scatter += block.T @ block
-    rounding = mean - mean.astype(vectors.dtype)  # what the blocks are off the mean
-    scatter -= count * np.outer(rounding, rounding)
+    offset = total / count
+    scatter -= count * np.outer(offset, offset)
     eigenvalues, eigenvectors = np.linalg.eigh(scatter / (count - 1))  # ascending
     eigenvalues = eigenvalues[::-1].clip(min=0)  # a covariance has none below zero: what is there is rounding
     eigenvectors = eigenvectors[:, ::-1]
     largest = np.abs(eigenvectors).argmax(axis=0)
     signs = np.sign(eigenvectors[largest, np.arange(dimensions)])
-    return PCA(eigenvectors * signs, eigenvalues, mean)
+    return PCA(eigenvectors * signs, eigenvalues, shift + offset)
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
@@ -62,7 +66,7 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
         raise ValueError(f"expected vectors [N, {dimensions}] and 1 ≤ n ≤ {dimensions}, got {vectors.shape} and n={n}")
     components = pca.eigenvectors[:, :n]
-    return np.concatenate([block @ components for block in _centred_blocks(vectors, pca.mean)])
+    return np.concatenate([block @ components for block in _shifted_blocks(vectors, pca.mean)])
 
 
 def _as_matrix(vectors: np.ndarray) -> np.ndarray:
@@ -73,7 +77,7 @@ def _as_matrix(vectors: np.ndarray) -> np.ndarray:
     return vectors if vectors.dtype == np.float32 else vectors.astype(np.float64, copy=False)
 
 
-def _centred_blocks(vectors: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
-    shift = mean.astype(vectors.dtype)
+def _shifted_blocks(vectors: np.ndarray, shift: np.ndarray) -> Iterator[np.ndarray]:
+    shift = shift.astype(vectors.dtype)
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield vectors[start : start + BLOCK_ROWS] - shift
