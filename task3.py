@@ -109,8 +109,8 @@ def train(
     taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
     PyTorch is left with one thread. Raises `Failure` when the loss is no longer finite.
     """
-    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs run on two cores,
-    # threads that wait for each other's make it slower by hundreds of times.
+    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
+    # and wait for each other's threads, slower by hundreds of times.
     torch.set_num_threads(1)
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)

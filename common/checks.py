@@ -18,10 +18,9 @@ def remembered(kept: Kept | None) -> Kept:
 
 def check_shape(array: np.ndarray, *wanted: int | None) -> None:
     """Raise ValueError unless the array has the wanted shape, in which None stands for any length but zero."""
-    found = np.shape(array)
-    if len(found) != len(wanted) or not all(
-        length == want or (want is None and length > 0) for length, want in zip(found, wanted, strict=True)
-    ):
+    found = array.shape
+    fits = len(found) == len(wanted) and 0 not in found
+    if not fits or any(want not in (None, length) for want, length in zip(wanted, found, strict=True)):
         shape = ", ".join(name if want is None else str(want) for name, want in zip("NC", wanted, strict=False))
         raise ValueError(f"expected an array of shape [{shape}], got {list(found)}")
 

@@ -33,8 +33,9 @@ def do_pca(vectors: np.ndarray) -> PCA:
 
     The vectors are centred block by block, so that no copy of them all is made and no precision is lost to a large
     mean, and the blocks' products are added up in float64. What they are centred on, the mean of the first block, is
-    then made up for: Σ (x - μ)(x - μ)ᵀ = Σ (x - s)(x - s)ᵀ - N (μ - s)(μ - s)ᵀ for any s. Raises ValueError unless N ≥ 2
-    and all entries are finite.
+    then made up for: Σ (x - μ)(x - μ)ᵀ = Σ (x - s)(x - s)ᵀ - N (μ - s)(μ - s)ᵀ for any s.
+
+    Raises ValueError unless N ≥ 2 and all entries are finite.
     """
     vectors = _as_matrix(vectors)
     count, dimensions = vectors.shape
