@@ -6,6 +6,7 @@ Answers 3.1 to 3.3 of the sheet; writes figures/task3_*.png, figures/task3.json 
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from common.runtime import (
     Failure,
     choose_device,
+    make_writable,
     parse,
     positive_float,
     positive_int,
@@ -47,6 +49,8 @@ from common.plotting import confusion_figure, loss_curves, save_figure
 
 SPLITS = ("train", "test")
 CHECKPOINT_VERSION = 1
+# What torch.load raises for files that are not what they should be
+DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError)
 History = dict[str, list[float]]
 
 # 3.1 The network
@@ -182,6 +186,7 @@ def train_and_save(
 
     After every epoch a line is printed and the checkpoint saved, so that an interruption loses one epoch at most.
     """
+    make_writable(options.checkpoint.parent)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(choose_device(options.device))
 
@@ -199,8 +204,10 @@ def train_and_save(
 def save_checkpoint(model: MultilayerPerceptron, settings: dict[str, float], path: Path) -> None:
     """Write the weights and the settings that made them; the file at `path` is whole at any moment."""
     checkpoint = {"version": CHECKPOINT_VERSION, "settings": settings, "weights": model.state_dict()}
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
     with replacing(path) as temporary:
-        torch.save(checkpoint, temporary)
+        temporary.write_bytes(content.getvalue())
 
 
 def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
@@ -217,8 +224,10 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
             model.load_state_dict(checkpoint["weights"])
     except FileNotFoundError as error:
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise Failure(f"{path} is no checkpoint of this network; make a new one with python task3.py") from error
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise Failure(f"{path} holds weights that are not finite; make a new one with python task3.py")
     if version != CHECKPOINT_VERSION:
         raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; make a new one with python task3.py")
     return model.eval()

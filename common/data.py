@@ -69,8 +69,8 @@ def check_enough(labels: np.ndarray, least: int = 10) -> None:
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < least:
         raise Failure(
-            f"{len(labels)} images are too few here, with {counts.min()} of one class; give at least {least} images "
-            "of each class, and two classes"
+            f"{len(labels)} images with only {counts.min()} of one class are too few for statistics; "
+            f"give at least {least} of each class, and two classes"
         )
 
 

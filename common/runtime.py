@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,8 @@ def positive_float(text: str) -> float:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line before the slow imports; from here on Ctrl-C ends the script with one line, status 130."""
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows a mark in its place
+        stream.reconfigure(errors="replace")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupted)
     if not options.show:
@@ -93,12 +96,12 @@ def _interrupted(signal_number: int, frame: object) -> None:
 def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
     """Run a script's main; turn a failure that the user can mend into one line on stderr and exit status 1."""
     try:
-        options.figures.mkdir(parents=True, exist_ok=True)
+        make_writable(options.figures)
         main(options)
     except Failure as failure:
         message = str(failure)
-    except OSError as error:  # a full disk, a folder that cannot be written
-        message = f"{error.filename or 'writing'}: {error.strerror or error}; choose a folder that can be written"
+    except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
+        message = f"{error.filename or 'writing'}: {error.strerror or error}; mend that, or name another place"
     except MemoryError:
         message = "not enough memory; choose a smaller network or batch"
     else:
@@ -126,6 +129,15 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[name]:
         raise Failure(f"--device {name}: this machine or this PyTorch has none; use --device auto")
     return torch.device(name)
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder if need be; raise OSError, before any work is done, when nothing can be written there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def test_a_named_checkpoint_that_is_missing_is_one_line(tmp_path, small_mnist):
 
 def test_figures_under_a_file_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    check_failure(run_script("task1.py", "--figures", tmp_path / "file" / "figures"), "choose a folder")
+    check_failure(run_script("task1.py", "--figures", tmp_path / "file" / "figures"), "Not a directory")
 
 
 def test_divergence_is_one_line_and_keeps_earlier_results(tmp_path):
