@@ -1,7 +1,6 @@
 """Every hand-written gradient against central differences and torch.autograd, in float64."""
 
 import re
-import textwrap
 
 import numpy as np
 import pytest
@@ -14,10 +13,12 @@ from common.normalization import EPSILON, BatchNorm, LayerNorm
 from common.solution_check import (
     AUTOGRAD_TOLERANCE,
     DIFFERENCES_TOLERANCE,
+    check_file,
     check_layer,
     check_loss,
     linear_twin,
     new_linear,
+    report,
 )
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
 
@@ -242,22 +243,36 @@ def test_the_check_passes_for_task_1_as_a_command():
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "status", "message"),
+    ("old", "new", "message"),
     [
-        ("", "", 0, ""),
-        (" / len(self.y)", "", 1, "CrossEntropyLoss .* WRONG  the 1/N of the mean is missing"),
-        ("self.x.T @ gradient", "gradient.T @ self.x", 1, "Linear .*weight .* WRONG"),
-        ("(self.x > 0)", "(self.x < 0)", 1, "ReLU .* WRONG"),
-        ("class Softmax", "class Other", 1, "has no Softmax"),
-        ("import torch", "import torch, no_such_module", 1, "cannot be imported: ModuleNotFoundError"),
-        ("self.grad_bias = gradient.sum(0)", "raise NotImplementedError('later')", 1, "NotImplementedError: later"),
+        (" / len(self.y)", "", r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing"),
+        ("self.x.T @ gradient", "gradient.T @ self.x", r"Linear .*weight .* WRONG"),
+        ("(self.x > 0)", "(self.x < 0)", r"ReLU .* WRONG"),
+        ("class Softmax", "class Other", r"has no Softmax"),
+        ("import torch", "import torch, no_such_module", r"cannot be imported: ModuleNotFoundError"),
+        ("self.grad_bias = gradient.sum(0)", "raise NotImplementedError('later')", r"NotImplementedError: later"),
     ],
 )
-def test_another_solution_is_checked_as_a_command(old, new, status, message, tmp_path):
+def test_what_is_wrong_with_another_solution_is_named(old, new, message, tmp_path, capsys):
     path = tmp_path / "other.py"
-    path.write_text(textwrap.dedent(SOLUTION).replace(old, new))
-    finished = run_script("task1.py", "--check-gradients", path)
-    assert finished.returncode == status, finished.stderr
-    assert len(finished.stderr.splitlines()) == status
+    path.write_text(SOLUTION.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as failure:
+        report(check_file(path))
+    assert re.search(message, capsys.readouterr().out + str(failure.value))
 
-    assert re.search(message, finished.stdout + finished.stderr)
+
+def test_a_file_that_is_no_solution_is_refused(tmp_path):
+    for path in (tmp_path / "none.py", tmp_path):
+        with pytest.raises(ValueError, match="there is no file"):
+            check_file(path)
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(ValueError, match="no Python file"):
+        check_file(tmp_path / "text.txt")
+
+
+def test_another_solution_in_torch_passes_as_a_command(tmp_path):
+    path = tmp_path / "other.py"
+    path.write_text(SOLUTION, encoding="utf-8")
+    finished = run_script("task1.py", "--check-gradients", path, PYTHONIOENCODING="ascii")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("right") == 12
