@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import math
 import multiprocessing
@@ -10,8 +11,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
+STALE_SECONDS = 3600  # no file takes as long to write: a temporary one of this age is a killed run's
 
 
 class Failure(ValueError):
@@ -46,7 +49,9 @@ def script_parser(description: str, data: bool = False, model: bool = False) -> 
         )
     if model:
         parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-        parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FILE", help="the trained network")
+        parser.add_argument(
+            "--checkpoint", type=file_path, default=CHECKPOINT, metavar="FILE", help="the trained network"
+        )
     return parser
 
 
@@ -77,9 +82,17 @@ def positive_float(text: str) -> float:
     return value
 
 
+def file_path(text: str) -> Path:
+    """Parse the path of a file, which need not be there yet."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    return path
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line before the slow imports; from here on Ctrl-C ends the script with one line, status 130."""
-    for stream in (sys.stdout, sys.stderr):  # a console that lacks a character shows a mark in its place
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a console that lacks a character shows a mark instead
         stream.reconfigure(errors="replace")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, _interrupted)
@@ -89,6 +102,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _interrupted(signal_number: int, frame: object) -> None:
+    signal.signal(signal_number, signal.SIG_DFL)  # a second Ctrl-C does not wait for the cleaning up
     print(f"\n{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
     raise SystemExit(130)
 
@@ -98,10 +112,12 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
     try:
         make_writable(options.figures)
         main(options)
+        print(end="", flush=True)
     except Failure as failure:
         message = str(failure)
-    except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read
-        message = f"{error.filename or 'writing'}: {error.strerror or error}; mend that, or name another place"
+    except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
+        message = f"{error.filename or 'output'}: {error.strerror or error}; mend that, or name another place"
+        _drop_output()
     except MemoryError:
         message = "not enough memory; choose a smaller network or batch"
     else:
@@ -109,6 +125,14 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
             _show_figures()
         return
     raise SystemExit(f"{Path(sys.argv[0]).name}: {message}")
+
+
+def _drop_output() -> None:
+    """Flush stdout; what it cannot take goes nowhere, or else Python would try again at its exit and complain."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_figures() -> None:
@@ -142,14 +166,23 @@ def make_writable(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes the place of `path` once it is whole."""
+    """Yield a temporary path beside `path` to write to; it takes the place of `path` once it is whole.
+
+    Two runs may write the same file at once. What killed runs have left of it is removed. OSErrors name `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):  # another run may clean up as well
+            if time.time() - other.stat().st_mtime > STALE_SECONDS:
+                other.unlink()
 
 
 def save_results(options: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
