@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,13 +126,10 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 def _read_official(name: str) -> bytes:
     """Return the content of an official archive: the bundled one, the one in the cache, or a download."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-    for folder in (BUNDLED, cache):
-        content = _verified(folder, name)
-        if content is not None:
-            return content
-    _download(cache, name)
-    content = _verified(cache, name)
+    content = _verified(BUNDLED, name)
+    if content is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
+        content = _verified(cache, name) or _verified(_download(cache, name), name)
     if content is None:
         raise Failure(f"the download of {name}.gz is damaged; try again, or restore {BUNDLED / name}.gz")
     return content
@@ -147,18 +145,19 @@ def _verified(folder: Path, name: str) -> bytes | None:
     return _decompress(archive, name) if digest == MD5[name] else None
 
 
-def _download(cache: Path, name: str) -> None:
-    """Let torchvision fetch the archives to a temporary folder, then move them to the cache, each whole."""
+def _download(cache: Path, name: str) -> Path:
+    """Let torchvision fetch the archives to a temporary folder and move them to the cache, each whole; return that."""
     from torchvision.datasets import MNIST
 
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as temporary, contextlib.redirect_stdout(io.StringIO()):
-        try:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as temporary, contextlib.redirect_stdout(io.StringIO()):
             MNIST(temporary, download=True)
-        except (RuntimeError, OSError) as error:
-            raise Failure(
-                f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; "
-                "restore it, or name a folder with the files in MNIST_DIR"
-            ) from error
-        for archive in MD5:
-            os.replace(Path(temporary, "MNIST", "raw", f"{archive}.gz"), cache / f"{archive}.gz")
+            for archive in MD5:
+                os.replace(Path(temporary, "MNIST", "raw", f"{archive}.gz"), cache / f"{archive}.gz")
+    except (RuntimeError, OSError, HTTPException) as error:
+        raise Failure(
+            f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; "
+            "restore it, or name a folder with the files in MNIST_DIR"
+        ) from error
+    return cache

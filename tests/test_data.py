@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,15 @@ def test_arrays_equal_what_torchvision_reads(train, tmp_path):
     assert labels.dtype == np.int64
     assert np.array_equal(images, theirs.data.numpy())
     assert np.array_equal(labels, theirs.targets.numpy())
+
+
+def test_a_user_without_a_home_reads_the_bundled_archives(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert len(load_data(train=False).labels) == 10_000
 
 
 def test_vectors_map_grey_values_linearly_to_minus_one_and_one():
@@ -71,23 +81,39 @@ def test_unsound_idx_content_is_refused(images, labels, message):
         parse_idx(images, labels)
 
 
-def test_a_mutated_idx_file_is_read_right_or_refused():
+def mutate(content, rng):
+    """Flip a bit, cut out, insert or cut off some bytes, half of the time within the header."""
+    content = bytearray(content)
+    position = int(rng.integers(min(len(content), 16 if rng.random() < 0.5 else len(content))))
+    count = int(rng.integers(1, 9))
+    match rng.integers(4):
+        case 0:
+            content[position] ^= 1 << int(rng.integers(8))
+        case 1:
+            del content[position : position + count]
+        case 2:
+            content[position:position] = rng.bytes(count)
+        case 3:
+            del content[position:]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_mutated_idx_file_is_read_right_or_refused(compressed, tmp_path):
     rng = np.random.default_rng(0)
-    good = idx_bytes(rng.integers(0, 256, (2, 28, 28))), idx_bytes(np.array([1, 2]))
-    for _ in range(3000):
-        contents = [bytearray(content) for content in good]
-        content = contents[rng.integers(2)]
-        position = int(rng.integers(min(len(content), 40)))
-        match rng.integers(3):
-            case 0:
-                content[position] ^= 1 << int(rng.integers(8))
-            case 1:
-                del content[position : position + int(rng.integers(1, 9))]
-            case 2:
-                content[position:position] = rng.bytes(int(rng.integers(1, 9)))
+    images, labels = rng.integers(0, 256, (2, 28, 28)), np.array([1, 2])
+    suffix, pack = (".gz", gzip.compress) if compressed else ("", bytes)
+    files = {f"train-images-idx3-ubyte{suffix}": images, f"train-labels-idx1-ubyte{suffix}": labels}
+    good = {name: pack(idx_bytes(array)) for name, array in files.items()}
+    for _ in range(2000):
+        name = str(rng.choice(list(good)))
+        contents = {**good, name: mutate(good[name], rng)}
+        for path, content in contents.items():
+            (tmp_path / path).write_bytes(content)
         try:
-            images, labels = parse_idx(*map(bytes, contents))
+            read = [idx_bytes(array) for array in load_data(data_dir=tmp_path)]
         except ValueError:
             continue
-        assert idx_bytes(images) == bytes(contents[0])
-        assert idx_bytes(labels) == bytes(contents[1])
+        # the check sum of an archive leaves no other content than the good one
+        sound = [idx_bytes(array) for array in files.values()] if compressed else list(contents.values())
+        assert read == sound

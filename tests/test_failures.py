@@ -4,6 +4,7 @@ import gzip
 import io
 import shutil
 import sys
+from http.client import IncompleteRead
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,13 @@ def check_failure(finished, message):
 
 
 WRONG_USE = [("task1.py", "--epochs", value) for value in ("-1", "0", "1.5", "", "x", "1e3", "²")]
-WRONG_USE += [("task1.py", "--hidden-channels", "30", value) for value in ("0", "-1", "x", "")]
+WRONG_USE += [("task1.py", "--batch-size", value) for value in ("-1", "0", "1.5", "", "x")]
+WRONG_USE += [("task1.py", "--hidden-channels", "30", value) for value in ("0", "-1", "1.5", "x", "")]
 WRONG_USE += [("task1.py", "--learning-rate", value) for value in ("0", "-1", "nan", "inf", "x", "")]
 WRONG_USE += [("task2.py", "--seed", value) for value in ("-1", "x", "1.0", "", "4294967296")]
 WRONG_USE += [("task3.py", flag, "0") for flag in ("--epochs", "--batch-size", "--learning-rate")]
 WRONG_USE += [("task3.py", "--device", "abacus"), ("task4.py", "--device", ""), ("task4.py", "--epochs", "3")]
+WRONG_USE += [(script, "--checkpoint", folder) for script in ("task3.py", "task4.py") for folder in (".", "")]
 WRONG_USE += [("task1.py", "stray"), ("task2.py", "--data-dir"), ("task1.py", "--hidden-channels")]
 
 
@@ -138,6 +141,24 @@ def test_a_damaged_bundled_archive_without_a_network_is_one_line(damage, name, t
 
 def no_network(*arguments, **keywords):
     raise RuntimeError("no network")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("wrong sum"), ConnectionResetError(), IncompleteRead(b"")], ids=repr)
+def test_a_download_that_breaks_off_is_one_line(error, tmp_path, monkeypatch, fail):
+    def break_off(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", break_off)
+    assert "it could not be downloaded; restore it" in fail(task2)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, fail):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "it could not be downloaded; restore it" in fail(task2)
 
 
 def test_a_damaged_archive_is_downloaded_to_the_cache_once(tmp_path, monkeypatch):
