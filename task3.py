@@ -226,10 +226,10 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
     except DAMAGE as error:
         raise Failure(f"{path} is no checkpoint of this network; make a new one with python task3.py") from error
-    if not all(weights.isfinite().all() for weights in model.parameters()):
-        raise Failure(f"{path} holds weights that are not finite; make a new one with python task3.py")
     if version != CHECKPOINT_VERSION:
         raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; make a new one with python task3.py")
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise Failure(f"{path} holds weights that are not finite; make a new one with python task3.py")
     return model.eval()
 
 

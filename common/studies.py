@@ -41,9 +41,6 @@ REGIMES: dict[str, dict[str, Any]] = {
     "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
     "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
 }
-TITLES = {
-    name: "{points:,} points, noise {noise}, {epochs} epochs".format(**regime) for name, regime in REGIMES.items()
-}
 UNSTABLE_DEPTHS = (2, 4, 6, 8, 12)
 DEEPEST = 12  # the network whose initialization and normalization are studied
 GRADIENT_POINTS = 256

@@ -11,8 +11,7 @@ from common.plotting import Curve, Panel, curve_panels
 from common.studies import DEPTHS, METHODS, RATES, REGIMES, SEEDS, History, Run, curves_of, normalization_run
 
 TITLES = {
-    name: f"{regime['points']:,} points, noise {regime['noise']}, {regime['epochs']} epochs"
-    for name, regime in REGIMES.items()
+    name: "{points:,} points, noise {noise}, {epochs} epochs".format(**regime) for name, regime in REGIMES.items()
 }
 
 
