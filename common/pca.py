@@ -79,6 +79,9 @@ def _as_matrix(vectors: np.ndarray) -> np.ndarray:
 
 
 def _shifted_blocks(vectors: np.ndarray, shift: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield `vectors` - `shift` block by block, each in the memory of the one before: new memory would cost more."""
     shift = shift.astype(vectors.dtype)
+    memory = np.empty((min(BLOCK_ROWS, len(vectors)), len(shift)), vectors.dtype)
     for start in range(0, len(vectors), BLOCK_ROWS):
-        yield vectors[start : start + BLOCK_ROWS] - shift
+        block = vectors[start : start + BLOCK_ROWS]
+        yield np.subtract(block, shift, out=memory[: len(block)])
