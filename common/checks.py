@@ -20,7 +20,9 @@ def check_shape(array: np.ndarray, *wanted: int | None) -> None:
     """Raise ValueError unless the array has the wanted shape, in which None stands for any length but zero."""
     found = array.shape
     fits = len(found) == len(wanted) and 0 not in found
-    if not fits or any(want not in (None, length) for want, length in zip(wanted, found, strict=True)):
+    for want, length in zip(wanted, found, strict=False):  # a plain loop: every layer asks, every step
+        fits = fits and want in (None, length)
+    if not fits:
         shape = ", ".join(name if want is None else str(want) for name, want in zip("NC", wanted, strict=False))
         raise ValueError(f"expected an array of shape [{shape}], got {list(found)}")
 
