@@ -48,12 +48,15 @@ def check_file(path: Path) -> list[Check]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # foreign code may raise anything, and it is its author who can mend it
-        raise Failure(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can mend it
+        raise Failure(f"{path} cannot be imported: {_reason(error)}") from error
     missing = [name for name in NAMES if not hasattr(module, name)]
     if missing:
         raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
-    return check_classes(*(getattr(module, name) for name in NAMES))
+    try:
+        return check_classes(*(getattr(module, name) for name in NAMES))
+    except Exception as error:  # foreign code, as above
+        raise Failure(f"{path} cannot be checked, its classes are not the sheet's: {_reason(error)}") from error
 
 
 def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) -> list[Check]:
@@ -105,7 +108,7 @@ def check_layer(
         found = {"x": _numpy(layer.backward(_like(like, delta)))}
         found |= {key: _numpy(getattr(layer, f"grad_{key}")) for key in parameters}
     except Exception as error:  # foreign code, as above
-        return [Check(name, "∂L/∂x", x.shape, np.inf, np.inf, f"{type(error).__name__}: {error}")]
+        return [Check(name, "∂L/∂x", x.shape, np.inf, np.inf, _reason(error))]
 
     def loss() -> float:
         return float((_numpy(_forward(layer, _like(like, x))) * delta).sum())
@@ -138,8 +141,7 @@ def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, lik
         loss()
         found = _numpy(criterion.backward())
     except Exception as error:  # foreign code, as above
-        remark = f"{type(error).__name__}: {error}"
-        return Check(type(criterion).__name__, "∂L/∂p", p.shape, np.inf, np.inf, remark)
+        return Check(type(criterion).__name__, "∂L/∂p", p.shape, np.inf, np.inf, _reason(error))
     tensor = torch.tensor(p, requires_grad=True)
     (expected,) = torch.autograd.grad(torch.nn.functional.nll_loss(tensor.log(), torch.from_numpy(y)), tensor)
     expected = expected.numpy()
@@ -147,6 +149,11 @@ def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, lik
     remark = "the 1/N of the mean is missing" if lacks_mean else ""
     errors = (relative_error(found, reference) for reference in (central_differences(loss, p), expected))
     return Check(type(criterion).__name__, "∂L/∂p", p.shape, *errors, remark)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the kind and the message of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _forward(layer: Any, x: Any) -> Any:

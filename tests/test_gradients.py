@@ -250,6 +250,8 @@ def test_the_check_passes_for_task_1_as_a_command():
         ("(self.x > 0)", "(self.x < 0)", r"ReLU .* WRONG"),
         ("class Softmax", "class Other", r"has no Softmax"),
         ("import torch", "import torch, no_such_module", r"cannot be imported: ModuleNotFoundError"),
+        ("import torch", "import torch; raise SystemExit('two\\nlines')", r"cannot be imported: SystemExit: two lines"),
+        ("def __init__", "def other", r"its classes are not the sheet's: TypeError: Linear\(\) takes no arguments"),
         ("self.grad_bias = gradient.sum(0)", "raise NotImplementedError('later')", r"NotImplementedError: later"),
     ],
 )
