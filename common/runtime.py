@@ -6,13 +6,12 @@ import argparse
 import glob
 import json
 import math
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,14 +189,3 @@ def save_results(options: argparse.Namespace, name: str, results: dict[str, Any]
     text = json.dumps({"seed": options.seed, **results}, indent=1, allow_nan=False)
     with replacing(options.figures / f"{name}.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def parallel_map(function: Callable[[Any], Any], jobs: Sequence[Any], label: str) -> list[Any]:
-    """Return function(job) for every job, in order, computed by one process per core, with progress on a terminal."""
-    from tqdm import tqdm
-
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the workers: the cores are theirs already
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: its pool ends the workers
-    with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, len(jobs))) as pool:
-        signal.signal(signal.SIGINT, handler)
-        return list(tqdm(pool.imap(function, jobs), label, len(jobs), leave=False, disable=None))

@@ -16,7 +16,8 @@ import numpy as np
 
 from common.losses import softmax_cross_entropy_gradient
 from common.moons import moons
-from common.runtime import Failure, parallel_map
+from common.parallel import parallel_map
+from common.runtime import Failure
 
 SEEDS = 3
 DEPTHS = (0, 1, 2, 4, 8, 12)
