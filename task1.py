@@ -1,51 +1,32 @@
 """Task 1 · A multilayer perceptron and its backpropagation by hand, in NumPy, on the two moons.
 
-Answers 1.1 to 1.4 of the sheet; writes figures/task1_*.png and figures/task1.json.
+Answers 1.1 to 1.4 of the sheet, and task 5 by an experiment; writes figures/task1_*, task1.json and task1_studies.json.
+To try another depth for 1.4:  python task1.py --no-studies --figures deeper --hidden-channels 30 30 30 30 30 30
 """
-
-from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
-from common.checks import check_shape, remembered
-from common.gradient_check import network_errors
-from common.losses import CrossEntropyLoss, Softmax, softmax_cross_entropy, softmax_cross_entropy_gradient
-from common.moons import Moons, moons
+from common import gradients, initialization, studies
+from common.checks import Failure, check_labels, check_shape, saved_by_forward
+from common.data import Moons, moons
 from common.normalization import normalization_layers
-from common.runtime import Failure, parse, positive_float, positive_int, run, save_results, script_parser
+from common.plotting import HALO, MOON_COLOURS, PAGE_WIDTH, draw_history, save_figure, styled
+from common.runtime import add_training_flags, parse, positive_int, run, save_results, script_parser
 
-__all__ = ["MLP", "CrossEntropyLoss", "Linear", "ReLU", "Softmax", "moons", "train"]
-
-
-def parse_options() -> argparse.Namespace:
-    """Parse the flags of task 1."""
-    parser = script_parser(__doc__)
-    parser.add_argument("--hidden-channels", type=positive_int, nargs="+", default=[30, 30], help="units of each layer")
-    parser.add_argument("--epochs", type=positive_int, default=10, help="passes over the training points")
-    parser.add_argument("--batch-size", type=positive_int, default=32, help="points per step")
-    parser.add_argument("--learning-rate", type=positive_float, default=0.05, help="step size of gradient descent")
-    parser.add_argument(
-        "--check-gradients",
-        nargs="?",
-        type=Path,
-        const=Path(__file__),
-        metavar="FILE",
-        help="only check the gradients, of this solution or of the one in FILE",
-    )
-    return parse(parser)
-
-
-options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
-
-from common import studies, study_figures
-from common.plotting import decision_regions, loss_curves, save_figure
+HIDDEN_CHANNELS = (30, 30)  # change it here or by --hidden-channels (1.4)
+EPOCHS = 10
+BATCH_SIZE = 32
+LEARNING_RATE = 0.05
+History = dict[str, list[float]]
 
 # 1.1 Layers: forward, backward, update
 
@@ -57,9 +38,10 @@ class Linear:
     Weights start from N(0, 2 / in) (He initialization, arXiv 1502.01852), biases from zero.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rng: np.random.Generator) -> None:
+    def __init__(self, in_channels: int, out_channels: int, rng: np.random.Generator | None = None) -> None:
         if min(in_channels, out_channels) < 1:
             raise ValueError(f"expected at least one channel in and out, got {in_channels} and {out_channels}")
+        rng = np.random.default_rng(0) if rng is None else rng
         self.weight = rng.normal(0, math.sqrt(2 / in_channels), (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
         self.grad_weight = np.zeros_like(self.weight)
@@ -68,14 +50,14 @@ class Linear:
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map x [N, in] to f [N, out]; `remember` keeps x for the backward pass."""
-        check_shape(x, None, self.weight.shape[1])
+        check_shape(x, "N", self.weight.shape[1])
         if remember:
             self.last_input = x
         return x @ self.weight.T + self.bias
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂f [N, out] into ∂L/∂x [N, in]; set `grad_weight` and `grad_bias`."""
-        x = remembered(self.last_input)
+        x = saved_by_forward(self.last_input)
         check_shape(gradient, len(x), len(self.weight))
         self.grad_weight = gradient.T @ x  # [out, in]
         self.grad_bias = gradient.sum(axis=0)  # [out]
@@ -104,27 +86,88 @@ class ReLU:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂g [N, C] into ∂L/∂f [N, C]."""
-        positive = remembered(self.positive)
+        positive = saved_by_forward(self.positive)
         check_shape(gradient, *positive.shape)
-        return gradient * positive
+        return np.where(positive, gradient, 0)
 
     def update(self, learning_rate: float) -> None:
         """Do nothing: there are no parameters."""
 
 
+class Softmax:
+    """Probabilities pⱼ = exp(fⱼ + C) / Σₖ exp(fₖ + C) with C = -max f (sheet, task 1).
+
+    ∂pⱼ/∂fᵢ = pⱼ (1[i = j] - pᵢ), hence ∂L/∂f = p ⊙ (∂L/∂p - Σⱼ pⱼ ∂L/∂pⱼ).
+    """
+
+    def __init__(self) -> None:
+        self.last_output: np.ndarray | None = None
+
+    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
+        """Map logits f [N, C] to probabilities p [N, C]; `remember` keeps them for the backward pass."""
+        check_shape(x, "N", "C")
+        exponentials = np.exp(shift_logits(x))
+        p = exponentials / exponentials.sum(axis=1, keepdims=True)
+        if remember:
+            self.last_output = p
+        return p
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        """Turn ∂L/∂p [N, C] into ∂L/∂f [N, C]."""
+        p = saved_by_forward(self.last_output)
+        check_shape(gradient, *p.shape)
+        return p * (gradient - (gradient * p).sum(axis=1, keepdims=True))
+
+    def update(self, learning_rate: float) -> None:
+        """Do nothing: there are no parameters."""
+
+
+def shift_logits(logits: np.ndarray) -> np.ndarray:
+    """Add C = -max f to each row; the floor keeps even the difference of logits at ±1e308 finite."""
+    with np.errstate(over="ignore"):
+        return np.maximum(logits - logits.max(axis=1, keepdims=True), -1e300)
+
+
+class CrossEntropyLoss:
+    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] = -1[j = yₙ] / (N p[n, j]).
+
+    Probabilities that have underflowed to zero count as the smallest normal number, so that both stay finite.
+    """
+
+    def __init__(self) -> None:
+        self.last_input: tuple[np.ndarray, np.ndarray] | None = None
+
+    def forward(self, p: np.ndarray, y: np.ndarray) -> float:
+        """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
+        check_shape(p, "N", "C")
+        check_labels(y, *p.shape)
+        p = np.maximum(p, np.finfo(p.dtype).tiny)
+        self.last_input = p, y
+        return float(-np.log(p[np.arange(len(y)), y]).mean())
+
+    def backward(self) -> np.ndarray:
+        """Return ∂L/∂p [N, C], the 1/N of the mean included."""
+        p, y = saved_by_forward(self.last_input)
+        rows = np.arange(len(y))
+        gradient = np.zeros_like(p)
+        gradient[rows, y] = -1 / (len(y) * p[rows, y])
+        return gradient
+
+
 class MLP:
-    """Linear layers and ReLUs in turn, a softmax after the last (sheet, task 1); no hidden layer: a linear classifier.
+    """Alternating linear layers and ReLUs, a softmax after the last linear layer (sheet, task 1).
 
-    `normalization` "batch" or "layer" puts that layer between each hidden linear layer and its ReLU (sheet, task 5).
+    `hidden_channels=()` is a linear classifier. `normalization` "batch" or "layer" puts that layer between each hidden
+    linear layer and its ReLU (sheet, task 5).
 
-    The loss and its gradient are taken at the logits z, where the chain through softmax and cross-entropy closes to
-    ∂L/∂z = (p - y) / N with y one-hot: nothing overflows and no small probability is divided by.
+    Loss and gradient are computed from the logits z: log p[n, y] = z_y - log Σₖ exp zₖ, and the chain through
+    cross-entropy and softmax reduces to ∂L/∂z = (p - y) / N with y one-hot. Neither overflows nor divides by a small p.
     """
 
     def __init__(
         self,
         in_channels: int = 2,
-        hidden_channels: Sequence[int] = (30, 30),
+        hidden_channels: Sequence[int] = HIDDEN_CHANNELS,
         out_channels: int = 2,
         seed: int = 0,
         normalization: str | None = None,
@@ -138,25 +181,33 @@ class MLP:
         self.last_loss: tuple[np.ndarray, np.ndarray] | None = None
 
     def logits(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, in] to what the softmax gets [N, out]."""
+        """Map x [N, in] to the input of the softmax [N, out]."""
+        if remember:
+            self.last_loss = None  # the layers forget the batch of an earlier loss
         for layer in self.layers[:-1]:
             x = layer.forward(x, remember)
         return x
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, in] to probabilities [N, out]; `remember` keeps what a backward pass needs."""
+        """Map x [N, in] to probabilities [N, out]; `remember` keeps what the layers' backward passes need."""
         return self.layers[-1].forward(self.logits(x, remember), remember)
 
     def loss(self, x: np.ndarray, y: np.ndarray, remember: bool = True) -> float:
         """Return the averaged cross-entropy of x [N, in] and integer classes y [N]; `backward` may follow."""
-        loss, p = softmax_cross_entropy(self.logits(x, remember), y)
+        shifted = shift_logits(self.logits(x, remember))
+        check_labels(y, *shifted.shape)
+        exponentials = np.exp(shifted)
+        totals = exponentials.sum(axis=1)
         if remember:
-            self.last_loss = p, y
-        return loss
+            self.last_loss = exponentials / totals[:, None], y
+        return float((np.log(totals) - shifted[np.arange(len(y)), y]).mean())
 
     def backward(self) -> np.ndarray:
-        """Set the gradients of the last `loss` in every layer, starting from (p - y) / N; return ∂L/∂x [N, in]."""
-        gradient = softmax_cross_entropy_gradient(*remembered(self.last_loss))
+        """Set the gradients of the last `loss` in every layer; return ∂L/∂x [N, in]."""
+        p, y = saved_by_forward(self.last_loss)
+        gradient = p.copy()
+        gradient[np.arange(len(y)), y] -= 1
+        gradient /= len(y)
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -177,31 +228,31 @@ class MLP:
 # 1.2 The training routine
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows shows in the loss, which is checked
 def train(
     mlp: MLP,
     data: Moons,
-    epochs: int = 10,
-    batch_size: int = 32,
-    learning_rate: float = 0.05,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
     seed: int = 0,
-    report: Callable[[int, dict[str, list[float]]], None] = lambda epoch, history: None,
-) -> dict[str, list[float]]:
-    """Train by stochastic gradient descent; return `train_loss` and `test_loss` of whole splits after every epoch.
+    report: Callable[[int, History], None] = lambda epoch, history: None,
+) -> History:
+    """Train by stochastic gradient descent; return `train_loss` and `test_loss` of the full splits after every epoch.
 
-    The points are shuffled anew for every epoch; `report` is called after each. Raises `Failure` when the loss is no
+    The points are shuffled anew in every epoch; `report` is called after each. Raises `Failure` when the loss is no
     longer finite.
     """
     rng = np.random.default_rng(seed)
-    history: dict[str, list[float]] = {"train_loss": [], "test_loss": []}
+    history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(data.x_train))
-        for step, start in enumerate(range(0, len(order), batch_size), 1):
-            batch = order[start : start + batch_size]
-            loss = mlp.training_step(data.x_train[batch], data.y_train[batch], learning_rate)
-            check_finite(loss, epoch, step)
-        history["train_loss"].append(mlp.loss(data.x_train, data.y_train, remember=False))
-        history["test_loss"].append(mlp.loss(data.x_test, data.y_test, remember=False))
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the loss, which is checked
+            for step, start in enumerate(range(0, len(order), batch_size), 1):
+                batch = order[start : start + batch_size]
+                loss = mlp.training_step(data.x_train[batch], data.y_train[batch], learning_rate)
+                check_finite(loss, epoch, step)
+            history["train_loss"].append(mlp.loss(data.x_train, data.y_train, remember=False))
+            history["test_loss"].append(mlp.loss(data.x_test, data.y_test, remember=False))
         check_finite(history["train_loss"][-1] + history["test_loss"][-1], epoch, step)
         report(epoch, history)
     return history
@@ -213,51 +264,119 @@ def check_finite(loss: float, epoch: int, step: int) -> None:
         raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
 
 
-def main(options: argparse.Namespace) -> None:
-    """Answer 1.2 to 1.4, and task 5 by an experiment."""
-    if options.check_gradients:  # 1.1
-        from common import solution_check  # needs PyTorch, which the rest of task 1 does not
+# 1.3 Loss curves
 
-        return solution_check.report(solution_check.check_file(options.check_gradients))
+
+@styled
+def training_figure(
+    history: Mapping[str, Sequence[float]], predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
+) -> Figure:
+    """Draw the losses over the epochs, and test points x [N, 2] over the decision regions of `predict`.
+
+    `predict` maps points [M, 2] to probabilities [M, 2]; points on the wrong side of the boundary are ringed.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.4), width_ratios=[1, 1.25])
+    draw_history(left, history, "loss", 4)
+    left.set(ylabel="loss (nats)", yscale="log")
+    left.margins(y=0.12)
+    low, high = x.min(axis=0) - 0.08, x.max(axis=0) + 0.08
+    ticks = np.linspace(low, high, 300)  # [300, 2]
+    grid = np.stack(np.meshgrid(*ticks.T), axis=-1)  # [300, 300, 2]
+    probability = predict(grid.reshape(-1, 2))[:, 1].reshape(300, 300)
+    right.contourf(*ticks.T, probability, levels=[0, 0.5, 1], colors=MOON_COLOURS, alpha=0.2)
+    right.contour(*ticks.T, probability, levels=[0.5], colors="black", linewidths=1)
+    right.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=3, linewidths=0, rasterized=True)
+    wrong = x[predict(x).argmax(axis=1) != y]
+    right.scatter(*wrong.T, s=45, facecolors="none", edgecolors="black", linewidths=0.8)
+    right.set_title(f"{len(wrong):,} of {len(x):,} test points wrong" + (" (ringed)" if len(wrong) else ""))
+    for name, colour, place in zip(("upper", "lower"), MOON_COLOURS, ((0.55, 0.93), (0.45, 0.07)), strict=True):
+        ha = "left" if name == "upper" else "right"
+        text = right.text(*place, f"{name} moon", color=colour, ha=ha, va="center", transform=right.transAxes)
+        text.set(path_effects=HALO, fontweight="bold", fontsize=7)
+    right.set(xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)")
+    return figure
+
+
+# 1.4 More hidden layers, and task 5
+
+
+def run_studies(options: argparse.Namespace) -> None:
+    """Train networks of other depths, initializations and normalizations; save results and figures."""
+    seed = options.seed
+    depth = {name: studies.depth_study(MLP, train, name, seed) for name in studies.SETTINGS}
+    rows = {name: studies.summarize_depths(*arrays) for name, arrays in depth.items()}
+    for name, setting in studies.SETTINGS.items():
+        print("{points:,} points, noise {noise}, {epochs} epochs: final loss, median of the seeds".format(**setting))
+        studies.print_depths(rows[name])
+    norms = initialization.gradient_norms(MLP, seed)
+    normalization = studies.normalization_study(MLP, train, seed)
+    settings = studies.describe_settings()
+    results = {
+        "settings": settings,
+        "depth": rows,
+        "initialization": initialization.summarize(initialization.initialization_study(MLP, train, seed)),
+        "gradient_norms": initialization.summarize_norms(norms),
+        "normalization": studies.summarize_normalization(normalization),
+    }
+    floors = {name: limit["loss"] for name, limit in settings["bayes"].items()}
+    losses = {name: arrays[0] for name, arrays in depth.items()}
+    save_figure(studies.depth_figure(losses, floors), options.figures, "task1_depth")
+    save_figure(initialization.gradient_figure(norms), options.figures, "task1_gradients")
+    save_figure(studies.normalization_figure(normalization), options.figures, "task1_normalization")
+    save_results(options, "task1_studies", results)
+
+
+def parse_options() -> argparse.Namespace:
+    """Parse the flags of task 1."""
+    parser = script_parser(__doc__)
+    channels = {"type": positive_int, "nargs": "+", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
+    help_text = "units of each hidden layer, for example 30 30 30 30"
+    parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
+    add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
+    help_text = "only this run, without the experiments on depth, initialization and normalization"
+    parser.add_argument("--no-studies", action="store_true", help=help_text)
+    help_text = "only check the gradients, of this solution or of the one in FILE"
+    file = {"nargs": "?", "type": Path, "const": Path(__file__), "metavar": "FILE"}
+    parser.add_argument("--check-gradients", **file, help=help_text)
+    return parse(parser)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Answer 1.1 to 1.4, and task 5 by an experiment."""
+    if options.check_gradients:  # 1.1
+        return gradients.report(gradients.check_file(options.check_gradients))
 
     data = moons(seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
 
-    def report(epoch: int, history: dict[str, list[float]]) -> None:
+    def report(epoch: int, history: History) -> None:
         losses = "  ".join(f"{split} loss {history[f'{split}_loss'][-1]:.5f}" for split in ("train", "test"))
         print(f"epoch {epoch:2}/{options.epochs}  {losses}", flush=True)
 
     history = train(mlp, data, options.epochs, options.batch_size, options.learning_rate, options.seed, report)  # 1.2
     accuracy = float((mlp.forward(data.x_test).argmax(axis=1) == data.y_test).mean() * 100)
     print(f"test accuracy {accuracy:.2f} %")
-
-    settings = {name: getattr(options, name) for name in ("hidden_channels", "epochs", "batch_size", "learning_rate")}
-    histories = studies.train_all(MLP, train, options.seed)  # 1.4 and 5
-    depths = studies.summarize_depths(histories, options.seed)
-    norms = studies.gradient_norms(MLP, options.seed)
-    figures = {
-        "loss": loss_curves(history, log_y=True),  # 1.3
-        "boundary": decision_regions(mlp.forward, data.x_test, data.y_test),
-        "depth": study_figures.depth_figure(depths),
-        "overfitting": study_figures.overfitting_figure(histories, options.seed),
-        "gradients": study_figures.gradient_figure(norms),
-        "normalization": study_figures.normalization_figure(histories, options.seed),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, options.figures / f"task1_{name}.png")
+    figure = training_figure(history, mlp.forward, data.x_test, data.y_test)  # 1.3
+    save_figure(figure, options.figures, "task1_loss")
+    checked = MLP(seed=options.seed)
     results = {
-        "gradient_check": network_errors(MLP(seed=options.seed), data.x_train[:32], data.y_train[:32]),  # 1.1
-        "settings": settings,
+        "gradient_check": gradients.network_errors(checked, data.x_train[:32], data.y_train[:32]),  # 1.1
+        "difference_step": gradients.STEPS[0],
+        "settings": {
+            "hidden_channels": options.hidden_channels,
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+        },
         "history": history,
+        "test_points": len(data.y_test),
         "test_accuracy": accuracy,
-        "studies": studies.describe(),
-        "depth": depths,
-        "unstable": studies.summarize_unstable(histories, options.seed),
-        "gradient_norms": studies.summarize_gradients(norms),
-        "normalization": studies.summarize_normalization(histories, options.seed),
     }
     save_results(options, "task1", results)
+    if not options.no_studies:
+        run_studies(options)  # 1.4, 5
+    print(f"left in {options.figures}: task1_*.png, task1_*.svg, task1*.json")
 
 
 if __name__ == "__main__":
-    run(main, options)
+    run(main, parse_options())

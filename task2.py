@@ -1,37 +1,27 @@
 """Task 2 · MNIST: examples, statistics, vectors, principal components and a map of the digits in two dimensions.
 
-Answers 2.1 to 2.4 of the sheet; writes figures/task2_*.png and figures/task2.json.
+Answers 2.1 to 2.4 of the sheet; writes figures/task2_* and figures/task2.json.
 """
 
-from __future__ import annotations
-
 import argparse
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-import numpy as np
-
-from common.data import check_enough, convert_mnist_to_vectors, load_data
-from common.pca import PCA, do_pca, project
-from common.runtime import parse, run, save_results, script_parser
-
-
-def parse_options() -> argparse.Namespace:
-    """Parse the flags of task 2."""
-    return parse(script_parser(__doc__, data=True))
-
-
-options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
-
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
-from sklearn.neighbors import KNeighborsClassifier
+from tqdm import tqdm
 
-from common.confusion import confused_pairs, confusion_matrix
-from common.plotting import Curve, Panel, class_legend, class_scatter, curve_panels, image_grid, save_figure
+from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
+from common.pca import PCA, do_pca, project
+from common.plotting import HAIRLINE, PAGE_WIDTH, SPLIT_COLOURS, class_scatter, image_grid, save_figure, styled
+from common.runtime import parse, run, save_results, script_parser
+from common.separation import class_variance, neighbour_separation
 
-SHOWN_POINTS = 6000  # a tenth of MNIST: more would hide each other
-NEIGHBOURS = 10
+COMPONENTS = 10
+NEIGHBOUR_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # dimensions in which nearest neighbours are tried
+SHOWN_POINTS = 3000  # more would hide each other
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
@@ -54,17 +44,16 @@ def describe_components(pca: PCA) -> dict[str, Any]:
     """Return the components' shares of the variance and how many of them hold a given share (2.3)."""
     shares = pca.variance_shares
     cumulative = np.cumsum(shares)
+    goals = {str(goal): int(np.searchsorted(cumulative, goal)) + 1 for goal in (0.5, 0.8, 0.9, 0.95)}
     return {
-        "variance_shares": shares[:10].tolist(),
-        "components_for_share": {
-            str(goal): int(np.searchsorted(cumulative, goal)) + 1 for goal in (0.5, 0.8, 0.9, 0.95)
-        },
+        "variance_shares": shares[:COMPONENTS].tolist(),
+        "components_for_share": goals,
         "constant_directions": int((shares < 1e-9).sum()),
     }
 
 
-def likeness(components: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-    """Return, per component [K, 784], the two classes whose means differ most nearly along it, and that cosine (2.3).
+def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Return, per component [K, 784], the two classes whose difference of means has the greatest cosine with it (2.3).
 
     The component has the sign of the first class's mean minus the second's.
     """
@@ -80,77 +69,142 @@ def likeness(components: np.ndarray, vectors: np.ndarray, labels: np.ndarray) ->
     ]
 
 
-def variance_curve(pca: PCA) -> Figure:
-    """Draw the share of the variance that the first k components hold together (2.3)."""
-    counts = np.arange(1, len(pca.eigenvalues) + 1)
-    curve = Curve("cumulative", counts, np.cumsum(pca.variance_shares) * 100)
-    return curve_panels([Panel("", "number of components", "variance held (%)", [curve])])
-
-
-def confusion_in_the_plane(
-    points: np.ndarray, labels: np.ndarray, test_points: np.ndarray, test_labels: np.ndarray
-) -> dict[str, Any]:
-    """Return how well nearest neighbours tell the classes apart in the plane, and which they confuse (2.4)."""
-    classifier = KNeighborsClassifier(NEIGHBOURS).fit(points, labels)
-    predicted = classifier.predict(test_points)
-    matrix = confusion_matrix(test_labels, predicted)
+def between_classes(points: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return the share of the variance that lies between the class means: of each component and in all (2.3)."""
+    between, within = class_variance(points, labels)
+    all_between, all_within = (part.sum() for part in class_variance(vectors, labels))
     return {
-        "neighbours": NEIGHBOURS,
-        "accuracy": float((predicted == test_labels).mean() * 100),
-        "accuracy_per_class": (100 * np.diag(matrix) / np.maximum(matrix.sum(axis=1), 1)).tolist(),
-        "pairs": confused_pairs(matrix),
+        "components": (between / (between + within)).tolist(),
+        "all": float(all_between / (all_between + all_within)),
     }
 
 
-def projection_figure(points: np.ndarray, labels: np.ndarray, pca: PCA, seed: int) -> Figure:
-    """Draw a fixed random subset of the projected train split in the colours of its classes (2.4)."""
-    subset = np.random.default_rng(seed).permutation(len(points))[:SHOWN_POINTS]
-    figure, axes = plt.subplots(figsize=(6.6, 6.3))
-    class_scatter(axes, points[subset], labels[subset], pca.variance_shares[:2])
-    class_legend(figure, [str(digit) for digit in range(10)], columns=10)
+@styled
+def components_figure(pca: PCA) -> Figure:
+    """Draw the first ten components, and the mean image moved by two standard deviations along each (2.3)."""
+    components = pca.eigenvectors[:, :10].T  # [10, 784]
+    steps = 2 * np.sqrt(pca.eigenvalues[:10, None]) * components
+    low, high = (((pca.mean + step + 1) * 127.5).clip(0, 255).astype(np.uint8) for step in (-steps, steps))
+    rows = [images.reshape(-1, 28, 28) for images in (low, components, high)]
+    titles = [f"{number} · {100 * share:.1f} %" for number, share in enumerate(pca.variance_shares[:10], 1)]
+    return image_grid(rows, titles, ["mean − 2σ", "component", "mean + 2σ"], size=(PAGE_WIDTH, 2))
+
+
+@styled
+def spectrum_figure(shares: np.ndarray, counts: Sequence[int], accuracies: Sequence[float]) -> Figure:
+    """Draw the variance that the first k components hold, and the accuracy of neighbours in their space (2.3)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.2), sharex=True)
+    held = 100 * np.cumsum(shares)
+    left.plot(range(1, len(held) + 1), held, color="black")
+    below, above = {"xytext": (3, -2), "va": "top"}, {"xytext": (-2, 3), "va": "bottom", "ha": "right"}
+    reached = {goal: int(np.searchsorted(held[:-1], goal)) + 1 for goal in (50, 90, 95)}
+    marks = [(2, f"{held[1]:.0f} % in 2"), (9, f"{held[8]:.0f} % in 9, the most\nthat ten class\nmeans can span")]
+    marks += [(number, f"{goal} % in {number}") for goal, number in reached.items()]
+    for (number, text), place in zip(marks, (below, above, below, above, below), strict=True):
+        left.plot([number, number], [held[number - 1], 0], **HAIRLINE)
+        left.plot(number, held[number - 1], "o", color="black")
+        left.annotate(text, (number, held[number - 1]), textcoords="offset points", fontsize=7, **place)
+    right.plot(counts, accuracies, "o-", color=SPLIT_COLOURS["test"])
+    for count, accuracy in zip(counts, accuracies, strict=True):
+        right.annotate(
+            f"{accuracy:.0f}",
+            (count, accuracy),
+            textcoords="offset points",
+            fontsize=7,
+            color=SPLIT_COLOURS["test"],
+            **below,
+        )
+    text = "ten nearest neighbours in\nthe space of the components"
+    right.text(0.98, 0.05, text, transform=right.transAxes, ha="right", fontsize=7, color=SPLIT_COLOURS["test"])
+    for axes, quantity in ((left, "cumulative variance (%)"), (right, "accuracy (%)")):
+        axes.set(xscale="log", ylim=(0, 104), xlabel="first principal components", ylabel=quantity)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+    return figure
+
+
+@styled
+def projection_figure(
+    points: np.ndarray, labels: np.ndarray, shares: np.ndarray, accuracy_per_class: Sequence[float | None]
+) -> Figure:
+    """Draw the plane of the first two components: all classes [N] at once, then one by one over points [N, 2] (2.4)."""
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.65))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
+    axes = left.subplots()
+    class_scatter(axes, points, labels)
+    names = [f"component {number} ({100 * share:.1f} %)" for number, share in enumerate(shares[:2], 1)]
+    axes.set(xlabel=names[0], ylabel=names[1])
+    panels = right.subplots(3, 4, sharex=True, sharey=True).ravel()
+    for number, axes in enumerate(panels[:10]):
+        members = points[labels == number]
+        for each, colour in ((points, "0.85"), (members, "#1f3b73")):
+            axes.scatter(*each.T, s=0.6, color=colour, linewidths=0, rasterized=True)
+        accuracy = accuracy_per_class[number]
+        axes.set_title(str(number) if accuracy is None else f"{number} · {accuracy:.0f} %", pad=1)
+        axes.set_aspect("equal")
+    for axes in panels:
+        axes.set_axis_off()
+    note = "per cent: recognized by\nten nearest neighbours\nin the plane"
+    panels[10].text(0.1, 0.5, note, transform=panels[10].transAxes, va="center", fontsize=7, in_layout=False)
     return figure
 
 
 def main(options: argparse.Namespace) -> None:
     """Answer 2.1 to 2.4 in turn."""
     train, test = load_data(train=True, data_dir=options.data_dir), load_data(train=False, data_dir=options.data_dir)
-
     check_enough(train.labels)
 
     statistics = describe(train.images)  # 2.1
     for name, value in statistics.items():
         print(f"{name:5}  {tuple(value) if name == 'shape' else value}")
     examples = first_of_each_class(train.labels)
-    examples_figure = image_grid(train.images[examples], [str(label) for label in train.labels[examples]])
+    titles = [str(label) for label in train.labels[examples]]
+    examples_figure = image_grid([train.images[examples]], titles, size=(3.6, 0.6))
 
     vectors, labels = convert_mnist_to_vectors(train)  # 2.2
     test_vectors, test_labels = convert_mnist_to_vectors(test)
 
     pca = do_pca(vectors)  # 2.3
-    components = pca.eigenvectors[:, :10].T  # [10, 784]
-    titles = [f"{number}: {share:.1%}" for number, share in enumerate(pca.variance_shares[:10], 1)]
-    components_figure = image_grid(components.reshape(-1, 28, 28), titles, symmetric=True, label="weight of a pixel")
+    points, test_points = (project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors))
 
-    points, test_points = project(vectors, pca), project(test_vectors, pca)  # 2.4
-    class_means = [points[labels == digit].mean(axis=0).tolist() for digit in np.unique(labels)]
-    confusion = confusion_in_the_plane(points, labels, test_points, test_labels)
+    separations = [  # 2.4
+        neighbour_separation(Vectors(points[:, :count], labels), Vectors(test_points[:, :count], test_labels))
+        for count in tqdm(NEIGHBOUR_COMPONENTS, "neighbours", leave=False, disable=None)
+    ]
+    accuracies = [separation["accuracy"] for separation in separations]
+    plane = separations[NEIGHBOUR_COMPONENTS.index(2)]
     print(f"two components hold {pca.variance_shares[:2].sum():.1%} of the variance")
-    print(f"{NEIGHBOURS}-nearest-neighbour accuracy in their plane {confusion['accuracy']:.2f} %")
+    for count, accuracy in zip(NEIGHBOUR_COMPONENTS, accuracies, strict=True):
+        print(f"test accuracy of ten nearest neighbours on {count:2} components {accuracy:.2f} %")
 
-    save_figure(examples_figure, options.figures / "task2_examples.png")
-    save_figure(components_figure, options.figures / "task2_components.png")
-    save_figure(variance_curve(pca), options.figures / "task2_variance.png")
-    save_figure(projection_figure(points, labels, pca, options.seed), options.figures / "task2_projection.png")
+    shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
+    figures = {
+        "examples": examples_figure,
+        "components": components_figure(pca),
+        "spectrum": spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies),
+        "projection": projection_figure(
+            points[shown, :2], labels[shown], pca.variance_shares, plane["accuracy_per_class"]
+        ),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, options.figures, f"task2_{name}")
     results = {
+        "data": {"train": digest(train), "test": digest(test)},
         "statistics": statistics,
         "vectors": describe(vectors),
-        "components": {**describe_components(pca), "likeness": likeness(components, vectors, labels)},
-        "shown_points": min(SHOWN_POINTS, len(labels)),
-        "class_means": class_means,
-        "confusion": confusion,
+        "labels": describe(labels),
+        "components": {
+            **describe_components(pca),
+            "closest_differences": closest_class_difference(pca.eigenvectors[:, :COMPONENTS].T, vectors, labels),
+            "between_classes": between_classes(points[:, :COMPONENTS], vectors, labels),
+        },
+        "shown_points": len(shown),
+        "class_means": {str(k): points[labels == k, :2].mean(axis=0).tolist() for k in np.unique(labels)},
+        "plane": plane,
+        "neighbours": {"components": NEIGHBOUR_COMPONENTS, "accuracy": accuracies},
     }
     save_results(options, "task2", results)
+    print(f"left in {options.figures}: task2_*.png, task2_*.svg, task2.json")
 
 
 if __name__ == "__main__":
-    run(main, options)
+    run(main, parse(script_parser(__doc__, data=True)))

@@ -1,54 +1,56 @@
 """Task 3 · A multilayer perceptron of five layers in PyTorch, trained and validated on MNIST.
 
-Answers 3.1 to 3.3 of the sheet; writes figures/task3_*.png, figures/task3.json and the checkpoint for task 4.
+Answers 3.1 to 3.3 of the sheet; writes figures/task3_*, figures/task3.json and the checkpoint for task 4.
 """
-
-from __future__ import annotations
 
 import argparse
 import io
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+from tqdm import tqdm
+
+from common.checks import Failure, check_labels, check_shape
+from common.data import Images, Vectors, convert_mnist_to_vectors, digest, load_data
+from common.plotting import (
+    HAIRLINE,
+    PAGE_WIDTH,
+    SPLIT_COLOURS,
+    draw_cells,
+    draw_history,
+    image_grid,
+    save_figure,
+    styled,
+)
 from common.runtime import (
-    Failure,
+    add_training_flags,
     choose_device,
     make_writable,
     parse,
-    positive_float,
-    positive_int,
     replacing,
     run,
     save_results,
     script_parser,
 )
+from common.separation import accuracy_per_class, confused_pairs, confusion
 
-
-def parse_options() -> argparse.Namespace:
-    """Parse the flags of task 3."""
-    parser = script_parser(__doc__, data=True, model=True)
-    parser.add_argument("--epochs", type=positive_int, default=10, help="passes over the training images")
-    parser.add_argument("--batch-size", type=positive_int, default=16, help="images per step")
-    parser.add_argument("--learning-rate", type=positive_float, default=1e-4, help="Adam's step size")
-    return parse(parser)
-
-
-options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
-
-import numpy as np
-import torch
-from torch import nn
-from tqdm import tqdm
-
-from common.checks import check_labels, check_shape
-from common.confusion import confused_pairs, confusion_matrix
-from common.data import Vectors, convert_mnist_to_vectors, load_data
-from common.plotting import confusion_figure, loss_curves, save_figure
-
-SPLITS = ("train", "test")
-CHECKPOINT_VERSION = 1
+EPOCHS = 10
+BATCH_SIZE = 16
+LEARNING_RATE = 1e-4
+LARGE_BATCH = 256  # shows where the time of a step goes
+SHOWN_ERRORS = 10
+CHECKPOINT_VERSION = 2
 # What torch.load raises for files that are not what they should be
 DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError)
 History = dict[str, list[float]]
@@ -61,6 +63,7 @@ class MultilayerPerceptron(nn.Module):
 
     def __init__(self, size_hidden: int = 100, size_out: int = 10) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {}  # how it was trained
         self.layers = nn.Sequential(
             nn.Linear(784, size_hidden),
             nn.ReLU(),
@@ -83,7 +86,7 @@ class MultilayerPerceptron(nn.Module):
 
 def class_label(prediction: torch.Tensor) -> torch.Tensor:
     """Return the most likely class [N] of each row of logits [N, C]."""
-    check_shape(prediction, None, None)
+    check_shape(prediction, "N", "C")
     return prediction.argmax(1)
 
 
@@ -101,21 +104,18 @@ def train(
     model: nn.Module,
     train_data: Vectors,
     test_data: Vectors,
-    epochs: int = 10,
-    batch_size: int = 16,
-    learning_rate: float = 1e-4,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     report: Callable[[int, History], None] = lambda epoch, history: None,
 ) -> History:
-    """Train with Adam and cross-entropy on the model's device, validating on the whole test split after every epoch.
+    """Train with Adam and cross-entropy on the model's device, validating on the full test split after every epoch.
 
     Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many training images,
     taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
-    PyTorch is left with one thread. Raises `Failure` when the loss is no longer finite.
+    Raises `Failure` when a loss is no longer finite.
     """
-    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
-    # and wait for each other's threads, slower by hundreds of times.
-    torch.set_num_threads(1)
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test = tensors(test_data, device)
@@ -134,11 +134,12 @@ def train(
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        check_finite(torch.stack(losses), epoch)
         for split, data in (("train", sample), ("test", test)):
             split_loss, accuracy = evaluate(model, *data)
+            losses.append(torch.tensor(split_loss, device=device))
             history[f"{split}_loss"].append(split_loss)
             history[f"{split}_accuracy"].append(accuracy)
+        check_finite(torch.stack(losses), epoch)
         history["seconds"].append(time.perf_counter() - start)
         report(epoch, history)
     return history
@@ -146,64 +147,85 @@ def train(
 
 def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError when they are not that."""
-    check_shape(data.vectors, None, 784)
+    check_shape(data.vectors, "N", 784)
     check_labels(data.labels, len(data.vectors), 10)
     return torch.as_tensor(data.vectors).to(device), torch.as_tensor(data.labels).to(device)
 
 
 def check_finite(losses: torch.Tensor, epoch: int) -> None:
-    """Raise `Failure` with the first step of the epoch whose loss is not finite; one look per epoch, none per step."""
-    broken = (~torch.isfinite(losses)).nonzero()
+    """Raise `Failure` if a loss of the epoch's steps, or of the validation after them, is not finite."""
+    broken = (~torch.isfinite(losses)).nonzero()  # one look per epoch; one per step would wait for the device
     if len(broken):
-        step = broken[0].item() + 1
+        step = min(broken[0].item() + 1, len(losses) - 2)
         raise Failure(f"the loss is not finite in epoch {epoch}, step {step}; take a smaller --learning-rate")
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return the averaged cross-entropy and the accuracy in per cent on a whole split."""
+    """Return the averaged cross-entropy and the accuracy in per cent on a full split."""
     logits = model(vectors)
     return nn.functional.cross_entropy(logits, labels).item(), batch_accuracy(logits, labels)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
-    """Return the classes int64 [N] that the network gives to vectors [N, 784]."""
-    check_shape(vectors, None, 784)
+def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
+    """Return the network's probability of each class, float32 [N, 10], for vectors [N, 784] of any real dtype."""
+    check_shape(vectors, "N", 784)
     device = next(model.parameters()).device
-    return class_label(model(torch.as_tensor(vectors).to(device))).cpu().numpy()
+    return model(torch.as_tensor(vectors, dtype=torch.float32).to(device)).softmax(dim=1).cpu().numpy()
+
+
+def predict(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
+    """Return the class that the network gives to each of the vectors [N, 784], int64 [N]."""
+    return predict_probabilities(model, vectors).argmax(axis=1)
 
 
 def train_and_save(
-    train_data: Vectors,
+    train_images: Images,
     test_data: Vectors,
     options: argparse.Namespace,
-    epochs: int = 10,
-    batch_size: int = 16,
-    learning_rate: float = 1e-4,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float = LEARNING_RATE,
 ) -> tuple[MultilayerPerceptron, History]:
     """Train a new network with the seed, on the device and to the checkpoint that the flags name.
 
     After every epoch a line is printed and the checkpoint saved, so that an interruption loses one epoch at most.
     """
+    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
+    # and wait for each other's threads, slower by hundreds of times.
+    torch.set_num_threads(1)
     make_writable(options.checkpoint.parent)
+    device = choose_device(options.device)
     torch.manual_seed(options.seed)
-    model = MultilayerPerceptron().to(choose_device(options.device))
+    model = MultilayerPerceptron().to(device)
+    known = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": options.seed,
+        "data": digest(train_images),
+    }
+    count = min(len(train_images.labels), len(test_data.labels))
+    print(f"device {device}; train loss and accuracy are of the first {count:,} train images, test of all", flush=True)
 
     def report(epoch: int, history: History) -> None:
         last = {name: values[-1] for name, values in history.items()}
-        scores = (f"{split} loss {last[f'{split}_loss']:.4f}, {last[f'{split}_accuracy']:.2f} %" for split in SPLITS)
+        scores = (
+            f"{split} loss {last[f'{split}_loss']:.4f}, {last[f'{split}_accuracy']:.2f} %"
+            for split in ("train", "test")
+        )
         tqdm.write(f"epoch {epoch:2}/{epochs}  {'  '.join(scores)}  {last['seconds']:.2f} s")
-        settings = {"epochs": epoch, "batch_size": batch_size, "learning_rate": learning_rate, "seed": options.seed}
-        save_checkpoint(model, settings, options.checkpoint)
+        model.settings = {"epochs": epoch, **known}
+        save_checkpoint(model, options.checkpoint)
 
+    train_data = convert_mnist_to_vectors(train_images)
     history = train(model, train_data, test_data, epochs, batch_size, learning_rate, options.seed, report)
     return model, history
 
 
-def save_checkpoint(model: MultilayerPerceptron, settings: dict[str, float], path: Path) -> None:
-    """Write the weights and the settings that made them; the file at `path` is whole at any moment."""
-    checkpoint = {"version": CHECKPOINT_VERSION, "settings": settings, "weights": model.state_dict()}
+def save_checkpoint(model: MultilayerPerceptron, path: Path) -> None:
+    """Write the weights and the settings that made them; the file at `path` is complete at any moment."""
+    checkpoint = {"version": CHECKPOINT_VERSION, "settings": model.settings, "weights": model.state_dict()}
     content = io.BytesIO()
     torch.save(checkpoint, content)
     with replacing(path) as temporary:
@@ -214,47 +236,125 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
     """Return the trained network from a checkpoint of task 3, on the CPU, in evaluation mode.
 
     The file is read without running any code from it. Raises `Failure`, a ValueError, when it is not a checkpoint of
-    this network.
+    this network, and PermissionError when it cannot be opened.
     """
     model = MultilayerPerceptron()
+    again = "make a new one with python task3.py"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         version = checkpoint["version"]
         if version == CHECKPOINT_VERSION:
             model.load_state_dict(checkpoint["weights"])
+            model.settings = dict(checkpoint["settings"])
     except FileNotFoundError as error:
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
+    except PermissionError:
+        raise
     except DAMAGE as error:
-        raise Failure(f"{path} is no checkpoint of this network; make a new one with python task3.py") from error
+        raise Failure(f"{path} is not a checkpoint of this network; {again}") from error
     if version != CHECKPOINT_VERSION:
-        raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; make a new one with python task3.py")
+        raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; {again}")
     if not all(weights.isfinite().all() for weights in model.parameters()):
-        raise Failure(f"{path} holds weights that are not finite; make a new one with python task3.py")
+        raise Failure(f"{path} holds weights that are not finite; {again}")
     return model.eval()
+
+
+def time_large_batches(model: MultilayerPerceptron, train_data: Vectors, test_data: Vectors) -> float:
+    """Return the seconds of an epoch with batches of 256, validation included, on the model's device."""
+    device = next(model.parameters()).device
+    return train(MultilayerPerceptron().to(device), train_data, test_data, 1, LARGE_BATCH)["seconds"][0]
+
+
+@styled
+def training_figure(
+    history: Mapping[str, Sequence[float]], matrix: np.ndarray, pairs: Sequence[Mapping[str, Any]]
+) -> Figure:
+    """Draw loss and accuracy over the epochs, and the confusion matrix with its three most confused pairs (3.3)."""
+    figure = plt.figure(figsize=(PAGE_WIDTH, 3.1))
+    figure.get_layout_engine().set(wspace=0.05)
+    panels = figure.subplot_mosaic([["loss", "matrix"], ["accuracy", "matrix"]], width_ratios=(1, 1.5))
+    loss, accuracy = panels["loss"], panels["accuracy"]
+    draw_history(loss, history, "loss", digits=3)
+    draw_history(accuracy, history, "accuracy", digits=1)
+    loss.set(ylabel="loss", ylim=(0, 1.05 * loss.get_ylim()[1]))
+    accuracy.set_ylabel("accuracy (%)")
+    accuracy.margins(y=0.15)
+    loss.sharex(accuracy)
+    loss.label_outer()
+    if len(history["test_accuracy"]) >= 5:
+        loss.axvline(5, **HAIRLINE)
+        accuracy.axvline(5, **HAIRLINE)
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (3, 3), "textcoords": "offset points"}
+        accuracy.annotate(
+            f"epoch 5:\n{history['test_accuracy'][4]:.1f} %", (5, 0), color=SPLIT_COLOURS["test"], **place
+        )
+    draw_confusion(panels["matrix"], matrix, [pair["classes"] for pair in pairs[:3]])
+    return figure
+
+
+def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, int]]) -> None:
+    """Draw a confusion matrix [10, 10]: errors tinted, the named pairs boxed, the recall of each class at the right."""
+    diagonal = np.eye(10, dtype=bool)
+    errors = np.where(diagonal, 0, matrix)
+    colours = mpl.colormaps["Oranges"](0.1 + 0.85 * errors / errors.max(initial=1))  # [10, 10, 4]
+    colours[matrix == 0], colours[diagonal] = 1, mpl.colors.to_rgba("0.9")
+    draw_cells(axes, colours, np.where(matrix > 0, matrix.astype(str), ""), fontsize=6.5)
+    for text in axes.texts[::11]:  # the diagonal
+        text.set_color("0.4")
+    for corner in [corner for pair in pairs for corner in (pair, pair[::-1])]:
+        axes.add_patch(Rectangle(np.subtract(corner, 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False))
+    for row, size in enumerate(matrix.sum(axis=1)):
+        axes.text(9.8, row, f"{100 * matrix[row, row] / size:.1f}" if size else "", fontsize=7, va="center")
+    axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
+    axes.set(yticks=range(10), xlabel="predicted digit", ylabel="true digit", aspect="equal")
+
+
+def parse_options() -> argparse.Namespace:
+    """Parse the flags of task 3."""
+    parser = script_parser(__doc__, data=True, model=True)
+    add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
+    return parse(parser)
 
 
 def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the pieces of 3.1 and 3.2."""
-    train_data, test_data = (
-        convert_mnist_to_vectors(load_data(train=split == "train", data_dir=options.data_dir)) for split in SPLITS
-    )
-    settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
-    model, history = train_and_save(train_data, test_data, options, **settings)
-    matrix = confusion_matrix(test_data.labels, predict(model, test_data.vectors))
+    train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
+    test_data = convert_mnist_to_vectors(test_images)
+    settings = {"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.learning_rate}
+    model, history = train_and_save(train_images, test_data, options, **settings)
     seconds = history.pop("seconds")
 
-    save_figure(loss_curves(history), options.figures / "task3_training.png")
-    save_figure(confusion_figure(matrix), options.figures / "task3_confusion.png")
+    probabilities = predict_probabilities(model, test_data.vectors)
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion(test_data.labels, predicted)
+    pairs = confused_pairs(matrix)
+    wrong = np.flatnonzero(predicted != test_data.labels)
+    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:SHOWN_ERRORS]]
+    titles = [f"{test_data.labels[k]} → {predicted[k]}" for k in surest]
+
+    save_figure(training_figure(history, matrix, pairs), options.figures, "task3_training")
+    save_figure(
+        image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8)), options.figures, "task3_errors"
+    )
     results = {
-        "settings": settings,
+        "data": {"train": digest(train_images), "test": digest(test_images)},
+        "network": model.settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
         "confusion": matrix.tolist(),
-        "confused_pairs": confused_pairs(matrix),
-        "timing": {"seconds_per_epoch": float(np.median(seconds)), "device": str(choose_device(options.device))},
+        "accuracy_per_class": accuracy_per_class(matrix),
+        "confused_pairs": pairs,
+        "shown_errors": len(surest),
+        "timing": {
+            "seconds_per_epoch": float(np.median(seconds)),
+            "seconds_large_batches": time_large_batches(model, convert_mnist_to_vectors(train_images), test_data),
+            "large_batch": LARGE_BATCH,
+            "device": str(choose_device(options.device)),
+        },
     }
     save_results(options, "task3", results)
+    print(f"left in {options.figures}: task3_*.png, task3_*.svg, task3.json; the network: {options.checkpoint}")
 
 
 if __name__ == "__main__":
-    run(main, options)
+    run(main, parse_options())

@@ -1,65 +1,52 @@
 """Task 4 · What the hidden layers of task 3's network make of the digits.
 
-Answers 4.1 to 4.4 of the sheet; writes figures/task4_features.png and figures/task4.json, and features.npz beside the
-checkpoint. Without a checkpoint the network is trained first, as task 3 does.
+Answers 4.1 to 4.4 of the sheet; writes figures/task4_* and figures/task4.json, and features.npz beside the checkpoint.
+Without a checkpoint the network is trained first, as task 3 does.
 """
 
-from __future__ import annotations
-
 import argparse
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from common.runtime import CHECKPOINT, parse, replacing, run, save_results, script_parser
-
-
-def parse_options() -> argparse.Namespace:
-    """Parse the flags of task 4."""
-    return parse(script_parser(__doc__, data=True, model=True))
-
-
-options = parse_options() if __name__ == "__main__" else None  # --help does not wait for the slow imports below
-
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
-from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from tqdm import tqdm
 
 from common.checks import check_shape
-from common.confusion import confused_pairs, confusion_matrix
-from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, load_data
+from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
-from common.plotting import class_legend, class_scatter, save_figure
-from common.runtime import choose_device
+from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, class_scatter, draw_cells, save_figure, styled
+from common.runtime import CHECKPOINT, choose_device, parse, replacing, run, save_results, script_parser
+from common.separation import linear_accuracy, neighbour_separation
 from task3 import MultilayerPerceptron, load_checkpoint, predict, train_and_save
 
 NAMES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
-NEIGHBOURS = 10
 SHOWN_POINTS = 3000
 SHIFTS = 4  # pixels
 SILHOUETTE_POINTS = 2500  # its cost grows with the square
 
 
-def network(options: argparse.Namespace, test_data: Vectors) -> MultilayerPerceptron:
-    """Return the network of the checkpoint; train it first when the default checkpoint is not there."""
-    if options.checkpoint == CHECKPOINT and not CHECKPOINT.exists():
+def load_or_train(options: argparse.Namespace, test_data: Vectors) -> MultilayerPerceptron:
+    """Return the network of the checkpoint; train it first when the default checkpoint does not exist."""
+    if options.checkpoint.resolve() == CHECKPOINT and not CHECKPOINT.exists():
         print(f"no checkpoint {CHECKPOINT.name} yet: training the network of task 3 first", flush=True)
-        train_data = convert_mnist_to_vectors(load_data(train=True, data_dir=options.data_dir))
-        train_and_save(train_data, test_data, options)
+        train_and_save(load_data(train=True, data_dir=options.data_dir), test_data, options)
     return load_checkpoint(options.checkpoint).to(choose_device(options.device))
 
 
 @torch.no_grad()
 def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[np.ndarray]:
-    """Return what stands right after each of the four ReLUs for `vectors` [N, 784]: four float32 [N, 100] (4.1)."""
-    check_shape(vectors, None, 784)
-    activations = torch.as_tensor(vectors).to(next(model.parameters()).device)
+    """Return the activations right after each of the four ReLUs for `vectors` [N, 784]: four float32 [N, 100] (4.1)."""
+    check_shape(vectors, "N", 784)
+    activations = torch.as_tensor(vectors, dtype=torch.float32).to(next(model.parameters()).device)
     features = []
     for layer in model.layers:
         activations = layer(activations)
@@ -74,10 +61,50 @@ def save_features(features: list[np.ndarray], path: Path) -> None:
         np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
 
 
+def orient(points: np.ndarray, previous: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return points [N, 2] with the order and signs of columns whose class means correlate most with `previous`."""
+
+    def centred_means(plane: np.ndarray) -> np.ndarray:
+        means = np.stack([plane[labels == number].mean(axis=0) for number in np.unique(labels)])
+        return means - means.mean(axis=0)
+
+    target = centred_means(previous)
+    turned = [points[:, order] * signs for order in ([0, 1], [1, 0]) for signs in product((1, -1), repeat=2)]
+    return max(turned, key=lambda plane: np.sum(centred_means(plane) * target))
+
+
+def measure_separation(
+    vectors: np.ndarray, pca: PCA, points: np.ndarray, labels: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Measure how well the classes of vectors [N, D] and of their projection, points [N, 2], are separated (4.3).
+
+    The classifiers learn one half of the images and are tested on the other.
+
+    Returns the variance held by two components, in per cent, and the components that hold 90 %; accuracies in per cent
+    of nearest neighbours in the plane, in all and per class with the pairs that they confuse, and of logistic
+    regression in the full space; the silhouette in the plane, from -1 to 1; and the number of dead units, those that
+    are zero for every image.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    fit, check = np.array_split(order, 2)
+    plane = neighbour_separation(Vectors(points[fit], labels[fit]), Vectors(points[check], labels[check]))
+    shown = check[:SILHOUETTE_POINTS]
+    return {
+        "variance": float(100 * pca.variance_shares[:2].sum()),
+        "components_for_90": int(np.searchsorted(np.cumsum(pca.variance_shares), 0.9)) + 1,
+        "neighbours": plane["accuracy"],
+        "neighbours_per_class": plane["accuracy_per_class"],
+        "pairs": plane["pairs"],
+        "linear": linear_accuracy(Vectors(vectors[fit], labels[fit]), Vectors(vectors[check], labels[check])),
+        "silhouette": float(silhouette_score(points[shown], labels[shown])),
+        "dead_units": int((vectors == 0).all(axis=0).sum()),
+    }
+
+
 def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     """Return the network's accuracy in per cent on images shifted by 0 … 4 pixels, the mean over four directions (4.4).
 
-    What leaves at one edge comes back at the other; with MNIST's margins that is under one per cent of the ink.
+    Shifts wrap around; with MNIST's margins that moves under one per cent of the ink.
     """
     accuracies = []
     for pixels in range(SHIFTS + 1):
@@ -87,72 +114,59 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     return accuracies
 
 
-class Representation(NamedTuple):
-    """The digits in one space: vectors [N, D], their principal components, and the first two coordinates [N, 2]."""
-
-    vectors: np.ndarray
-    pca: PCA
-    points: np.ndarray
-
-
-def represent(vectors: np.ndarray) -> Representation:
-    """Repeat the steps of task 2 on one layer's vectors (4.2)."""
-    pca = do_pca(vectors)
-    return Representation(vectors, pca, project(vectors, pca))
-
-
-def separation(representation: Representation, labels: np.ndarray, seed: int) -> dict[str, Any]:
-    """Measure how well the classes are separated (4.3); the classifiers learn one half and are tested on the other.
-
-    Returns the variance held by two components, the accuracy of nearest neighbours in their plane and of logistic
-    regression in the full space, all in per cent; the pairs that the neighbours confuse; the silhouette in the plane,
-    from -1 to 1; and the number of dead units, those that are zero for every image.
-    """
-    vectors, pca, points = representation
-    order = np.random.default_rng(seed).permutation(len(labels))
-    fit, check = np.array_split(order, 2)
-    deviation = vectors[fit].std(axis=0)
-    scaled = (vectors - vectors[fit].mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    predicted = KNeighborsClassifier(NEIGHBOURS).fit(points[fit], labels[fit]).predict(points[check])
-    linear = LogisticRegression(C=0.01, max_iter=1000).fit(scaled[fit], labels[fit])
-    shown = check[:SILHOUETTE_POINTS]
-    return {
-        "variance": float(100 * pca.variance_shares[:2].sum()),
-        "neighbours": float(100 * (predicted == labels[check]).mean()),
-        "pairs": confused_pairs(confusion_matrix(labels[check], predicted)),
-        "linear": 100 * linear.score(scaled[check], labels[check]),
-        "silhouette": float(silhouette_score(points[shown], labels[shown])),
-        "dead_units": int((vectors == 0).all(axis=0).sum()),
-    }
-
-
-def features_figure(
-    representations: list[Representation], labels: np.ndarray, measures: list[dict[str, Any]], seed: int
-) -> Figure:
-    """Draw the five projections side by side, with their measures of separation (4.3)."""
-    subset = np.random.default_rng(seed).permutation(len(labels))[:SHOWN_POINTS]
-    figure, all_axes = plt.subplots(2, 3, figsize=(10.8, 7.6))
-    for axes, name, representation, measure in zip(all_axes.flat, NAMES, representations, measures, strict=False):
-        class_scatter(axes, representation.points[subset], labels[subset], representation.pca.variance_shares[:2])
-        axes.set_title(
-            f"{name}: {NEIGHBOURS} neighbours {measure['neighbours']:.1f} %,\n"
-            f"linear {measure['linear']:.1f} %, silhouette {measure['silhouette']:.2f}"
-        )
+@styled
+def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw each representation in the plane of its first two components [N, 2], and three measures of all (4.3)."""
+    figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.6))
+    for axes, plane, name, measure in zip(all_axes.flat, points, NAMES, measures, strict=False):
+        class_scatter(axes, plane, labels, size=1.5)
+        axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
+        axes.set_axis_off()
     draw_measures(all_axes.flat[-1], measures)
-    class_legend(figure, [str(digit) for digit in range(10)], columns=10)
     return figure
 
 
-def draw_measures(axes: Axes, measures: list[dict[str, Any]]) -> None:
-    """Draw the two accuracies over the representations, each curve named beside its end (4.3, 4.4)."""
-    for name, label in (
-        ("linear", "linear classifier\nin the full space"),
-        ("neighbours", "10 neighbours\nin the plane"),
-    ):
-        values = [measure[name] for measure in measures]
-        axes.plot(NAMES, values, "o-", color="black")
-        axes.annotate(label, (3, values[3]), xytext=(4, -20), textcoords="offset points", ha="center", va="top")
-    axes.set(ylabel="accuracy on the other half (%)", ylim=(0, 103), title="separation of the classes")
+def draw_measures(axes: Axes, measures: Sequence[Mapping[str, Any]]) -> None:
+    """Draw three measures over the representations, with every value and the lines' names at the right."""
+    lines = {
+        "linear": ("linear classifier,\nfull space", "black"),
+        "neighbours": ("neighbours\nin the plane", SPLIT_COLOURS["test"]),
+        "variance": ("variance\nin the plane", "0.45"),
+    }
+    values = np.array([[measure[key] for key in lines] for measure in measures])  # [5, 3]
+    heights = np.stack([*(spread(row, 7) for row in values), spread(values[-1], 16)])  # of the numbers, of the names
+    middle = {"fontsize": 7, "va": "center"}
+    box = {"facecolor": "white", "linewidth": 0, "pad": 0.6}
+    for (name, colour), column, height in zip(lines.values(), values.T, heights.T, strict=True):
+        axes.plot(column, color=colour)
+        for place, value in enumerate(column):
+            axes.text(place, height[place], f"{value:.0f}", color=colour, ha="center", bbox=box, **middle)
+        axes.text(len(NAMES) - 0.5, height[-1], name, color=colour, **middle)
+    axes.set_xticks(range(len(NAMES)), [name.removeprefix("layer ") for name in NAMES])
+    axes.set(xlim=(-0.6, 7), ylim=(0, 104), yticks=[], title="per cent")
+    axes.set_xlabel("layer", x=0.41)
+    axes.spines.left.set_visible(False)
+    axes.spines.bottom.set_bounds(-0.4, len(NAMES) - 0.6)
+
+
+def spread(values: np.ndarray, gap: float) -> np.ndarray:
+    """Raise values [N] as little as needed for any two to lie `gap` apart."""
+    order, steps = np.argsort(values), gap * np.arange(len(values))
+    raised = np.empty(len(values))
+    raised[order] = np.maximum.accumulate(values[order] - steps) + steps
+    return raised
+
+
+@styled
+def classes_figure(measures: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the accuracy of neighbours in the plane per representation and class, in per cent (4.3)."""
+    accuracy = np.array([measure["neighbours_per_class"] for measure in measures], float)  # [5, 10]
+    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 1.3))
+    texts = np.where(np.isfinite(accuracy), np.char.mod("%.0f", accuracy), "")
+    draw_cells(axes, mpl.colormaps["Blues"](accuracy / 110), texts, fontsize=7)
+    axes.set_yticks(range(len(NAMES)), NAMES)
+    axes.set_xlabel("accuracy per digit of ten nearest neighbours in the plane (%)")
+    return figure
 
 
 def main(options: argparse.Namespace) -> None:
@@ -160,33 +174,49 @@ def main(options: argparse.Namespace) -> None:
     test_images = load_data(train=False, data_dir=options.data_dir)
     check_enough(test_images.labels)
     test_data = convert_mnist_to_vectors(test_images)
-    model = network(options, test_data)
+    labels = test_data.labels
+    model = load_or_train(options, test_data)
+    shifted = shifted_accuracy(model, test_images)
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.settings.items())
+    print(f"network: {settings}; accuracy on these {len(labels):,} images {shifted[0]:.2f} %")
 
     features = extract_features(model, test_data.vectors)  # 4.1
     save_features(features, options.checkpoint.with_name("features.npz"))
-    representations = [represent(vectors) for vectors in (test_data.vectors, *features)]  # 4.2
+    spaces = [test_data.vectors, *features]  # 4.2
+    pcas = [do_pca(vectors) for vectors in spaces]
+    points = [project(vectors, pca) for vectors, pca in zip(spaces, pcas, strict=True)]
+    for k in range(1, len(points)):
+        points[k] = orient(points[k], points[k - 1], labels)
     measures = [  # 4.3, 4.4
-        separation(representation, test_data.labels, options.seed)
-        for representation in tqdm(representations, "separation", leave=False, disable=None)
+        measure_separation(*space, labels, options.seed)
+        for space in tqdm(list(zip(spaces, pcas, points, strict=True)), "separation", leave=False, disable=None)
     ]
-    print("                  variance  neighbours  linear  silhouette  dead units")
+    print(
+        "variance held by two components; accuracy of ten neighbours in their plane and of a linear classifier in the"
+    )
+    print("full space; silhouette in the plane, from -1 to 1; units that are zero for every image")
+    print(f"{'':9}{'variance':>10}{'neighbours':>12}{'linear':>10}{'silhouette':>12}{'dead units':>12}")
     for name, measure in zip(NAMES, measures, strict=True):
-        numbers = "{variance:7.1f} %  {neighbours:8.2f} %  {linear:.2f} %  {silhouette:8.3f}  {dead_units:10}"
-        print(f"{name:16}", numbers.format(**measure))
+        numbers = "{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{silhouette:12.3f}{dead_units:12}"
+        print(f"{name:9}{numbers.format(**measure)}")
 
-    figure = features_figure(representations, test_data.labels, measures, options.seed)
-    save_figure(figure, options.figures / "task4_features.png")
+    shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
+    figure = features_figure([plane[shown] for plane in points], labels[shown], measures)
+    save_figure(figure, options.figures, "task4_features")
+    save_figure(classes_figure(measures), options.figures, "task4_classes")
     results = {
-        "images": len(test_data.labels),
-        "neighbours": NEIGHBOURS,
-        "shown_points": min(SHOWN_POINTS, len(test_data.labels)),
+        "data": {"test": digest(test_images)},
+        "network": model.settings,
+        "images": len(labels),
+        "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
         "names": NAMES,
         "separation": measures,
-        "shifted_accuracy": shifted_accuracy(model, test_images),
+        "shifted_accuracy": shifted,
     }
     save_results(options, "task4", results)
+    print(f"left in {options.figures}: task4_*.png, task4_*.svg, task4.json")
 
 
 if __name__ == "__main__":
-    run(main, options)
+    run(main, parse(script_parser(__doc__, data=True, model=True)))

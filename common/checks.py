@@ -1,4 +1,4 @@
-"""What public functions ask of their arguments where a mistake would otherwise give a wrong answer silently."""
+"""Argument checks, and the error that a user can fix."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ from typing import TypeVar
 
 import numpy as np
 
-Kept = TypeVar("Kept")
+Saved = TypeVar("Saved")
 
 
-def remembered(kept: Kept | None) -> Kept:
-    """Return what a forward pass kept for the backward pass; raise ValueError when there was none."""
-    if kept is None:
+class Failure(ValueError):
+    """An error that the user can fix: the message is one line that says what is wrong and what to do."""
+
+
+def saved_by_forward(saved: Saved | None) -> Saved:
+    """Return what a forward pass saved for the backward pass; raise ValueError when there was none."""
+    if saved is None:
         raise ValueError("backward came before a forward pass with remember=True; call that first")
-    return kept
+    return saved
 
 
-def check_shape(array: np.ndarray, *wanted: int | None) -> None:
-    """Raise ValueError unless the array has the wanted shape, in which None stands for any length but zero."""
-    found = array.shape
-    fits = len(found) == len(wanted) and 0 not in found
-    for want, length in zip(wanted, found, strict=False):  # a plain loop: every layer asks, every step
-        fits = fits and want in (None, length)
+def check_shape(array: np.ndarray, *expected: int | str) -> None:
+    """Raise ValueError unless the array has this shape; a letter stands for any length but zero."""
+    shape = array.shape
+    fits = len(shape) == len(expected) and 0 not in shape
+    for length, wanted in zip(shape, expected, strict=False):  # a plain loop: every layer asks, in every step
+        fits = fits and (length == wanted or isinstance(wanted, str))
     if not fits:
-        shape = ", ".join(name if want is None else str(want) for name, want in zip("NC", wanted, strict=False))
-        raise ValueError(f"expected an array of shape [{shape}], got {list(found)}")
+        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {list(shape)}")
 
 
 def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
-    """Raise ValueError unless the labels are `count` whole numbers from 0 to `classes` - 1."""
+    """Raise ValueError unless the labels are `count` integers from 0 to `classes` - 1."""
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(f"expected {count} integer labels [N], got {labels.dtype} of shape {list(labels.shape)}")
     if labels.min() < 0 or labels.max() >= classes:

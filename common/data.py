@@ -1,12 +1,12 @@
-"""MNIST as arrays and as vectors, read straight from the IDX files into NumPy."""
+"""The two moons, and MNIST as arrays and as vectors, read from the IDX files into NumPy."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
+import math
 import os
-import tempfile
 import zlib
 from http.client import HTTPException
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.runtime import Failure
+from common.checks import Failure
 
 BUNDLED = Path(__file__).resolve().parent / "mnist"
 MD5 = {  # as torchvision publishes them
@@ -24,6 +24,67 @@ MD5 = {  # as torchvision publishes them
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801  # unsigned bytes in three dimensions, in one
+
+
+class Moons(NamedTuple):
+    """Points float64 [N, 2] in the plane and their classes int64 [N], 0 for the upper moon and 1 for the lower."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def moons(n_train: int = 8000, n_test: int = 2000, noise: float = 0.08, seed: int = 0) -> Moons:
+    """Draw two interleaved half circles, the train and the test split independently.
+
+    `noise` is the standard deviation of the Gaussian noise where a moon has radius one. Both splits are scaled by the
+    minimum and maximum of the train split into [-1, 1], beyond which test points may lie a little. Raises ValueError
+    for fewer than two points in a split or for noise that is negative or not finite.
+    """
+    if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
+        raise ValueError(f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}")
+    train_source, test_source = np.random.SeedSequence(seed).spawn(2)
+    x_train, y_train = _draw_moons(n_train, noise, np.random.default_rng(train_source))
+    x_test, y_test = _draw_moons(n_test, noise, np.random.default_rng(test_source))
+    low, high = x_train.min(axis=0), x_train.max(axis=0)
+    x_train, x_test = (2 * (x - low) / (high - low) - 1 for x in (x_train, x_test))
+    return Moons(x_train, y_train, x_test, y_test)
+
+
+def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points [N, 2] of the upper and of the lower moon at angles [N] from 0 to π."""
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return upper, [1, 0.5] - upper
+
+
+def _draw_moons(count: int, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    y = np.arange(count) % 2
+    upper, lower = half_circles(rng.uniform(0, np.pi, count))
+    x = np.where(y[:, None] == 0, upper, lower)
+    return x + rng.normal(0, noise, x.shape), y
+
+
+def bayes_limit(noise: float) -> tuple[float, float]:
+    """Return the averaged cross-entropy and the accuracy in per cent of the best possible classifier of the moons.
+
+    It knows the density of each moon: the mean, over the half circle, of a normal distribution of standard deviation
+    `noise` > 0. Both densities and the expectations are sums over a grid of a quarter of the noise.
+    """
+    angle = (np.arange(1000) + 0.5) * np.pi / 1000
+    step = noise / 4
+    x, y = (np.arange(low - 6 * noise, high + 6 * noise, step) for low, high in ((-1, 2), (-0.5, 1)))
+
+    def normal(distance: np.ndarray) -> np.ndarray:
+        return np.exp(-((distance / noise) ** 2) / 2) / (noise * math.sqrt(2 * math.pi))
+
+    densities = np.array(
+        [normal(x[:, None] - arc[:, 0]) @ normal(y[:, None] - arc[:, 1]).T / len(angle) for arc in half_circles(angle)]
+    )  # [2, x, y]
+    densities = np.maximum(densities, np.finfo(float).tiny)
+    loss = (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2
+    accuracy = densities.max(axis=0).sum() * step**2 / 2
+    return float(loss), float(100 * accuracy)
 
 
 class Images(NamedTuple):
@@ -45,7 +106,7 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
 
     `data_dir`, or else the environment variable MNIST_DIR, names a folder with the four IDX files, plain or .gz, of
     any number of 28×28 images. Without both the bundled archives are read; when one is missing or damaged, torchvision
-    downloads it to the user's cache. Raises `Failure`, a ValueError, when the files are missing or not what they say.
+    downloads it to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
     """
     split = "train" if train else "t10k"
     names = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
@@ -65,6 +126,11 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
     return Vectors(vectors, labels)
 
 
+def digest(data: Images) -> str:
+    """Return a fingerprint of a split, by which results of one data set are told from those of another."""
+    return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
+
+
 def check_enough(labels: np.ndarray, least: int = 10) -> None:
     """Raise `Failure` unless there are two classes and `least` images of each that occurs, as statistics need."""
     counts = np.unique(labels, return_counts=True)[1]
@@ -76,7 +142,7 @@ def check_enough(labels: np.ndarray, least: int = 10) -> None:
 
 
 def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> tuple[np.ndarray, np.ndarray]:
-    """Read the contents of an image and a label file; raise `Failure` unless they are sound and fit each other."""
+    """Return the images and labels of an image and a label file; raise `Failure` unless both are valid and fit."""
     count, *size = _header(images, IMAGES_MAGIC, 4, f"{source}: the image file")
     if size != [28, 28]:
         raise Failure(f"{source}: images of {size[0]}×{size[1]} instead of 28×28; give a folder of MNIST's format")
@@ -98,7 +164,7 @@ def _header(content: bytes, magic: int, fields: int, source: str) -> list[int]:
         raise Failure(f"{source} is cut short within its header; get it again")
     found, *dimensions = (int(field) for field in np.frombuffer(content, ">u4", count=fields))
     if found != magic:
-        raise Failure(f"{source} has the magic number {found:#x} instead of {magic:#x}; it is no such IDX file")
+        raise Failure(f"{source} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
     expected = 4 * fields + int(np.prod(dimensions, dtype=object))
     if len(content) != expected:
         raise Failure(f"{source} has {len(content)} bytes where its header promises {expected}; get it again")
@@ -106,15 +172,15 @@ def _header(content: bytes, magic: int, fields: int, source: str) -> list[int]:
 
 
 def _decompress(content: bytes, source: str) -> bytes:
-    """Return a gzip file's content; its own check sum is verified."""
+    """Return the content of a gzip file; its checksum is verified."""
     try:
         return zlib.decompress(content, wbits=31)
     except zlib.error as error:
-        raise Failure(f"{source} is no whole gzip archive ({error}); get it again") from error
+        raise Failure(f"{source} is not a complete gzip archive ({error}); get it again") from error
 
 
 def _read_file(folder: Path, name: str) -> bytes:
-    """Return the content of an IDX file in a folder of the user's, plain or .gz."""
+    """Return the content of an IDX file, plain or .gz, in the folder that the user named."""
     for path in (folder / name, folder / f"{name}.gz"):
         try:
             content = path.read_bytes()
@@ -129,9 +195,13 @@ def _read_official(name: str) -> bytes:
     content = _verified(BUNDLED, name)
     if content is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-        content = _verified(cache, name) or _verified(_download(cache, name), name)
-    if content is None:
-        raise Failure(f"the download of {name}.gz is damaged; try again, or restore {BUNDLED / name}.gz")
+        archives = cache / "MNIST" / "raw"  # where torchvision puts them
+        content = _verified(archives, name)
+        if content is None:
+            _download(cache, name)
+            content = _verified(archives, name)
+        if content is None:
+            raise Failure(f"the download of {name}.gz is damaged; delete {cache} and try again")
     return content
 
 
@@ -145,19 +215,14 @@ def _verified(folder: Path, name: str) -> bytes | None:
     return _decompress(archive, name) if digest == MD5[name] else None
 
 
-def _download(cache: Path, name: str) -> Path:
-    """Let torchvision fetch the archives to a temporary folder and move them to the cache, each whole; return that."""
+def _download(cache: Path, name: str) -> None:
     from torchvision.datasets import MNIST
 
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary, contextlib.redirect_stdout(io.StringIO()):
-            MNIST(temporary, download=True)
-            for archive in MD5:
-                os.replace(Path(temporary, "MNIST", "raw", f"{archive}.gz"), cache / f"{archive}.gz")
+        with contextlib.redirect_stdout(io.StringIO()):
+            MNIST(str(cache), download=True)
     except (RuntimeError, OSError, HTTPException) as error:
         raise Failure(
             f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; "
             "restore it, or name a folder with the files in MNIST_DIR"
         ) from error
-    return cache

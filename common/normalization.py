@@ -4,16 +4,16 @@ Both shift and scale a set S of activations to mean zero and variance one, x̂ =
 let the network undo it by y = γ x̂ + β: S holds one channel's values over the batch in batch normalization
 (Ioffe & Szegedy 2015), one example's values over the channels in layer normalization (Ba, Kiros & Hinton 2016).
 
-Backward, with δ = ∂L/∂y: ∂L/∂γ = Σₙ δ x̂, ∂L/∂β = Σₙ δ, and with δ̂ = γ δ = ∂L/∂x̂ every x of S acts on the whole of S
-through μ and σ. From ∂x̂ᵢ/∂xⱼ = (1[i = j] - 1/|S| - x̂ᵢ x̂ⱼ/|S|) / σ follows ∂L/∂x = (δ̂ - mean δ̂ - x̂ mean(δ̂ x̂)) / σ,
-means over S: what would shift or scale all of S alike has no effect and is taken out of the gradient.
+Backward, with δ = ∂L/∂y: ∂L/∂γ = Σₙ δ x̂ and ∂L/∂β = Σₙ δ. Let δ̂ = γ δ = ∂L/∂x̂. Every x of S acts on all of S through
+μ and σ, by ∂x̂ᵢ/∂xⱼ = (1[i = j] - 1/|S| - x̂ᵢ x̂ⱼ/|S|) / σ. Hence ∂L/∂x = (δ̂ - mean δ̂ - x̂ mean(δ̂ x̂)) / σ with means
+over S: the parts of the gradient that would shift or scale all of S have no effect and are removed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from common.checks import check_shape, remembered
+from common.checks import check_shape, saved_by_forward
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # the weight of the newest batch in the running statistics
@@ -38,7 +38,7 @@ class _Normalization:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂y [N, C] into ∂L/∂x [N, C]; set `grad_scale` and `grad_shift`."""
-        normalized = remembered(self.normalized)
+        normalized = saved_by_forward(self.normalized)
         check_shape(gradient, *normalized.shape)
         self.grad_scale = (gradient * normalized).sum(axis=0)  # [C]
         self.grad_shift = gradient.sum(axis=0)  # [C]
@@ -67,7 +67,7 @@ class BatchNorm(_Normalization):
 
         Raises ValueError for a batch of one in training: its variance says nothing.
         """
-        check_shape(x, None, len(self.scale))
+        check_shape(x, "N", len(self.scale))
         if not remember:
             return self._normalize(x, self.running_mean, self.running_variance, remember)
         if len(x) < 2:
@@ -86,7 +86,7 @@ class LayerNorm(_Normalization):
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
         """Map x [N, C] to [N, C]; `remember` keeps what the backward pass needs."""
-        check_shape(x, None, len(self.scale))
+        check_shape(x, "N", len(self.scale))
         return self._normalize(x, x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True), remember)
 
 

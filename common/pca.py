@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_ROWS = 8192  # large enough for the matrix product to run at full speed, small enough to copy
-
 
 class PCA(NamedTuple):
-    """Principal components of N vectors in D dimensions, as `do_pca` returns them.
+    """Principal components of vectors in D dimensions, as `do_pca` returns them; all arrays are float64.
 
     `eigenvectors` [D, D]: column k is the k-th component, largest eigenvalue first; the entry of largest magnitude in
-    each column is positive. `eigenvalues` [D]: the variance along each. `mean` [D]. All are float64.
+    each column is positive. `eigenvalues` [D]: the variance along each. `mean` [D].
     """
 
     eigenvectors: np.ndarray
@@ -23,41 +20,31 @@ class PCA(NamedTuple):
 
     @property
     def variance_shares(self) -> np.ndarray:
-        """Each component's share of the total variance [D]; zero throughout when all vectors are the same."""
+        """Each component's share of the total variance [D], from 0 to 1; all zero when all vectors are the same."""
         total = self.eigenvalues.sum()
         return self.eigenvalues / total if total > 0 else np.zeros_like(self.eigenvalues)
 
 
 def do_pca(vectors: np.ndarray) -> PCA:
-    """Return the eigenvectors and eigenvalues of the covariance matrix with 1/(N-1) of `vectors` [N, D].
-
-    The vectors are centred block by block, so that no copy of them all is made and no precision is lost to a large
-    mean, and the blocks' products are added up in float64. What they are centred on, the mean of the first block, is
-    then made up for: Σ (x - μ)(x - μ)ᵀ = Σ (x - s)(x - s)ᵀ - N (μ - s)(μ - s)ᵀ for any s.
+    """Return the eigenvectors and eigenvalues of the covariance matrix, with 1/(N-1), of `vectors` [N, D].
 
     Raises ValueError unless N ≥ 2 and all entries are finite.
     """
     vectors = _as_matrix(vectors)
-    count, dimensions = vectors.shape
-    if count < 2:
+    if len(vectors) < 2:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
-    scatter, total = np.zeros((dimensions, dimensions)), np.zeros(dimensions)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        shift = vectors[:BLOCK_ROWS].mean(axis=0)
-        for block in _shifted_blocks(vectors, shift):
-            scatter += block.T @ block
-            total += np.ones(len(block), block.dtype) @ block
-    if not np.isfinite(scatter).all():
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        centred = vectors - mean.astype(vectors.dtype)
+        covariance = (centred.T @ centred).astype(np.float64) / (len(vectors) - 1)  # [D, D]
+    if not np.isfinite(covariance).all():
         raise ValueError(f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity")
-
-    offset = total / count
-    scatter -= count * np.outer(offset, offset)
-    eigenvalues, eigenvectors = np.linalg.eigh(scatter / (count - 1))  # ascending
-    eigenvalues = eigenvalues[::-1].clip(min=0)  # a covariance has none below zero: what is there is rounding
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # in ascending order
+    eigenvalues = eigenvalues[::-1].clip(min=0)  # a variance below zero is a rounding error
     eigenvectors = eigenvectors[:, ::-1]
     largest = np.abs(eigenvectors).argmax(axis=0)
-    signs = np.sign(eigenvectors[largest, np.arange(dimensions)])
-    return PCA(eigenvectors * signs, eigenvalues, shift + offset)
+    signs = np.sign(eigenvectors[largest, np.arange(len(mean))])
+    return PCA(eigenvectors * signs, eigenvalues, mean)
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
@@ -66,8 +53,8 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     dimensions = len(pca.mean)
     if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
         raise ValueError(f"expected vectors [N, {dimensions}] and 1 ≤ n ≤ {dimensions}, got {vectors.shape} and n={n}")
-    components = pca.eigenvectors[:, :n]
-    return np.concatenate([block @ components for block in _shifted_blocks(vectors, pca.mean)])
+    components = pca.eigenvectors[:, :n].astype(vectors.dtype)
+    return (vectors - pca.mean.astype(vectors.dtype)) @ components
 
 
 def _as_matrix(vectors: np.ndarray) -> np.ndarray:
@@ -76,12 +63,3 @@ def _as_matrix(vectors: np.ndarray) -> np.ndarray:
     if vectors.ndim != 2 or vectors.size == 0 or vectors.dtype.kind not in "biuf":
         raise ValueError(f"expected real vectors [N, D], got {vectors.dtype} of shape {vectors.shape}")
     return vectors if vectors.dtype == np.float32 else vectors.astype(np.float64, copy=False)
-
-
-def _shifted_blocks(vectors: np.ndarray, shift: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield `vectors` - `shift` block by block, each in the memory of the one before: new memory would cost more."""
-    shift = shift.astype(vectors.dtype)
-    memory = np.empty((min(BLOCK_ROWS, len(vectors)), len(shift)), vectors.dtype)
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        block = vectors[start : start + BLOCK_ROWS]
-        yield np.subtract(block, shift, out=memory[: len(block)])

@@ -1,182 +1,160 @@
-"""One style for every figure: image grids, curves, scatters of classes, and how they are saved.
+"""One style for every figure, and what the figures of two scripts share.
 
-The functions take values and return a figure; `save_figure` alone writes.
+Figures are drawn at the size at which they are placed, in inches, so that all text has one size. The functions take
+values and draw; `save_figure` alone writes.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from common.runtime import replacing
 
-PALETTE: list[str] = mpl.color_sequences["petroff10"]  # safe for the colour-blind; class c has colour c everywhere
-
-mpl.rcParams.update(
-    {
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 100,
-        "savefig.dpi": 160,
-        "font.size": 11,
-        "axes.titlesize": 11,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "legend.frameon": False,
-        "image.interpolation": "nearest",
-        "axes.prop_cycle": mpl.cycler(color=PALETTE),
-    }
+PAGE_WIDTH = 6.6  # inches between the margins of the answers
+# matplotlib's petroff10, assigned so that digits that are easily confused have colours that are not
+CLASS_COLOURS = (
+    *("#94a4a2", "#a96b59", "#3f90da", "#ffa90e", "#92dadb"),
+    *("#832db6", "#e76300", "#717581", "#bd1f01", "#b9ac70"),
 )
+SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
+MOON_COLOURS = ("#009e73", "#cc79a7")
+HAIRLINE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
+HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # keeps text and lines legible over points
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "figure.titlesize": 8,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "image.interpolation": "nearest",
+    "savefig.dpi": 300,
+    "svg.hashsalt": "multilayer perceptrons",  # ids in the file, and so its bytes, repeat
+}
+styled = mpl.rc_context(STYLE)  # a decorator: importing this module leaves the user's own plots alone
 
 
-class Curve(NamedTuple):
-    """One line of a panel: `x` and `y` [K], and with `low` and `high` [K] a band around it."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    colour: str | None = None
-    style: str = "-"
-    mark: int | None = None  # the index of a point to mark with a dot
+@styled
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write NAME.png, for people and pages, and NAME.svg, for the answers; neither is ever incomplete."""
+    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+        with replacing(folder / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, metadata=metadata)
 
 
-class Panel(NamedTuple):
-    """One pair of axes of curves."""
-
-    title: str
-    x_label: str
-    y_label: str
-    curves: Sequence[Curve]
-    log_y: bool = False
-    ticks: Sequence[float] | None = None
-    y_limit: float | None = None  # where to cut curves that shoot up
-
-
-def curve_panels(panels: Sequence[Panel], shared_y: bool = False) -> Figure:
-    """Draw panels of curves side by side; one legend stands below when all panels have the same, else one each."""
-    figure, all_axes = plt.subplots(1, len(panels), figsize=(1 + 4 * len(panels), 3.9), squeeze=False, sharey=shared_y)
-    for axes, panel in zip(all_axes[0], panels, strict=True):
-        for curve in panel.curves:
-            (line,) = axes.plot(curve.x, curve.y, curve.style, color=curve.colour, label=curve.label)
-            if curve.low is not None:
-                axes.fill_between(curve.x, curve.low, curve.high, color=line.get_color(), alpha=0.2, linewidth=0)
-            if curve.mark is not None:
-                axes.plot(curve.x[curve.mark], curve.y[curve.mark], "o", color=line.get_color())
-        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-        axes.set_yscale("log" if panel.log_y else "linear")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if panel.ticks is not None:
-            axes.set_xticks(panel.ticks)
-        if panel.y_limit is not None:
-            axes.set_ylim(0, panel.y_limit)
-    if len(all_axes[0]) == 1 and len(panels[0].curves) == 1:
-        return figure
-    if len({tuple(curve.label for curve in panel.curves) for panel in panels}) == 1:
-        columns = min(6, len(panels[0].curves))
-        figure.legend(*all_axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
-    else:
-        for axes in all_axes[0]:
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def loss_curves(history: Mapping[str, Sequence[float]], log_y: bool = False) -> Figure:
-    """Draw training and test loss per epoch, and beside them the accuracy where `history` holds it."""
-    epochs = np.arange(1, len(history["train_loss"]) + 1)
-    panels = []
-    for quantity, label in (("loss", "averaged cross-entropy (nats)"), ("accuracy", "accuracy (%)")):
-        if f"train_{quantity}" in history:
-            train, test = history[f"train_{quantity}"], history[f"test_{quantity}"]
-            curves = [Curve("train", epochs, train, style="o-"), Curve("test", epochs, test, style="s--")]
-            panels.append(Panel(quantity.capitalize(), "epoch", label, curves, log_y and quantity == "loss"))
-    return curve_panels(panels)
-
-
+@styled
 def image_grid(
-    images: np.ndarray, titles: Sequence[str], columns: int = 5, symmetric: bool = False, label: str = ""
+    rows: Sequence[np.ndarray], titles: Sequence[str], row_names: Sequence[str] = (), size: tuple[float, float] = (5, 1)
 ) -> Figure:
-    """Draw images [K, H, W] in rows, each with its title.
+    """Draw rows of images [K, H, W], titles above the first row and names at the left of each.
 
-    `symmetric` takes a diverging colour map whose scale is shared and centred on zero, with a colour bar that is
-    called `label`; else the images are grey, dark on white.
+    Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale that is centred on zero and
+    shared within their row.
     """
-    rows = -(-len(images) // columns)
-    figure, all_axes = plt.subplots(rows, columns, figsize=(1.2 * columns, 1.45 * rows), squeeze=False)
-    limit = np.abs(images).max()
-    style = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if symmetric else {"cmap": "gray_r"}
-    for axes in all_axes.flat:
-        axes.set_axis_off()
-    for axes, image, title in zip(all_axes.flat, images, titles, strict=False):
-        drawn = axes.imshow(image, **style)
-        axes.set_title(title)
-    if symmetric:
-        figure.colorbar(drawn, ax=all_axes, shrink=0.9, label=label)
+    figure, all_axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
+    for axes_row, images in zip(all_axes, rows, strict=True):
+        limit = np.abs(images).max(initial=0)
+        ink = {"cmap": "gray_r", "vmin": 0, "vmax": 255}
+        style = ink if images.dtype == np.uint8 else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        for axes, image in zip(axes_row, images, strict=True):
+            axes.imshow(image, **style)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+    for axes, title in zip(all_axes[0], titles, strict=True):
+        axes.set_title(title, pad=2)
+    for axes, name in zip(all_axes[:, 0], row_names, strict=False):
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
 
-def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, shares: Sequence[float]) -> None:
-    """Scatter points [N, 2] in the colours of their classes [N], the mean of each class marked with its number.
+def draw_history(axes: Axes, history: Mapping[str, Sequence[float]], quantity: str, digits: int) -> None:
+    """Draw `train_QUANTITY` as a line and `test_QUANTITY` as circles over the epochs, the last values beside them."""
+    last = {}
+    for split, marker in (("train", ""), ("test", "o")):
+        values = history[f"{split}_{quantity}"]
+        line, colour = "" if marker else "-" if len(values) > 1 else ".", SPLIT_COLOURS[split]
+        axes.plot(range(1, len(values) + 1), values, marker + line, color=colour, markerfacecolor="white")
+        last[split] = values[-1]
+    above = max(last, key=lambda split: last[split])
+    for split, value in last.items():
+        label_end(axes, len(values), value, f"{split} {value:.{digits}f}", SPLIT_COLOURS[split], split == above)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.set_xlabel("epoch")
 
-    The points are drawn last to first, so that their order, not their class, decides which lies on top; `shares` are
-    the two components' shares of the variance for the labels of the axes.
+
+def label_end(axes: Axes, x: float, y: float, text: str, colour: Any, above: bool) -> None:
+    """Name a line at the right of its end, a little above or below it."""
+    place = {"xytext": (4, 1 if above else -1), "textcoords": "offset points", "va": "bottom" if above else "top"}
+    axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
+
+
+def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, size: float = 2) -> None:
+    """Scatter points [N, 2] in the colours of their classes [N], at the same scale in both directions.
+
+    The points lie in the order given; make it random, or the last class hides the others. Each class has an ellipse
+    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim.
     """
-    colours = np.array(PALETTE)[labels]
-    axes.scatter(*points[::-1].T, c=colours[::-1], s=5, alpha=0.6, linewidths=0, rasterized=True)
-    for digit in np.unique(labels):
-        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": PALETTE[digit], "linewidth": 1.8}
-        centre = points[labels == digit].mean(axis=0)
-        axes.text(*centre, str(digit), bbox=box, ha="center", va="center", fontsize=9, fontweight="bold")
-    for set_label, number, share in zip((axes.set_xlabel, axes.set_ylabel), (1, 2), shares, strict=True):
-        set_label(f"component {number} ({share:.1%} of variance)")
+    axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=size, linewidths=0, rasterized=True)
+    turn = np.linspace(0, 2 * np.pi, 73)
+    circle = np.sqrt(2 * np.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # [2, 73]
+    rims = {}
+    for number in np.unique(labels):
+        members = points[labels == number]
+        if len(members) > 1:
+            values, vectors = np.linalg.eigh(np.cov(members.T))
+            rims[number] = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
+            axes.plot(*rims[number].T, color=CLASS_COLOURS[number], path_effects=HALO)
+    for number, place in label_places(rims).items():
+        chip = {"boxstyle": "circle,pad=0.12", "facecolor": CLASS_COLOURS[number], "edgecolor": "white"}
+        style = {"color": text_colour(CLASS_COLOURS[number]), "fontweight": "bold", "ha": "center", "va": "center"}
+        axes.text(*place, str(number), fontsize=7, bbox={**chip, "linewidth": 0.6}, zorder=3, **style)
+    axes.set_aspect("equal", adjustable="datalim")
 
 
-def class_legend(figure: Figure, names: Sequence[str], columns: int) -> None:
-    """Put one legend of the classes' colours below all axes, outside the data."""
-    handles = [Line2D([], [], marker="o", linestyle="", color=PALETTE[k], label=name) for k, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, handletextpad=0.1, columnspacing=1)
+def label_places(rims: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Choose a point of each rim [K, 2] for its label: clear of the other labels and rims, and far from the middle."""
+    places = {number: rim[0] for number, rim in rims.items()}
+    if len(rims) < 2:
+        return places
+    everything = np.concatenate([*rims.values()])
+    middle, size = everything.mean(axis=0), np.ptp(everything, axis=0).max()
+    for number, rim in 5 * [*rims.items()]:  # each label in turn gives way to the others
+        labels = np.stack([place for key, place in places.items() if key != number])
+        lines = np.concatenate([line for key, line in rims.items() if key != number])
+        to_labels, to_lines = (np.linalg.norm(rim[:, None] - each, axis=2).min(axis=1) for each in (labels, lines))
+        outward = np.linalg.norm(rim - middle, axis=1)
+        score = 4 * to_labels.clip(max=size / 7) + 2 * to_lines.clip(max=size / 12) + outward
+        places[number] = rim[score.argmax()]
+    return places
 
 
-def confusion_figure(matrix: np.ndarray) -> Figure:
-    """Draw the confusion matrix; the colours show the errors only, which the diagonal would outshine."""
-    errors = np.where(np.eye(10, dtype=bool), np.nan, matrix)
-    figure, axes = plt.subplots(figsize=(6.6, 5.6))
-    image = axes.imshow(errors, cmap="Oranges")
-    for (row, column), count in np.ndenumerate(matrix):
-        shade = "white" if row != column and count > 0.6 * np.nanmax(errors) else "black"
-        axes.text(column, row, count, ha="center", va="center", fontsize=9, color=shade)
-    axes.set(xticks=range(10), yticks=range(10), xlabel="predicted class", ylabel="true class")
-    axes.grid(False)
-    figure.colorbar(image, label="wrongly classified test images")
-    return figure
+def text_colour(background: Any) -> str:
+    """Return the colour of text, black or white, that is legible on a background."""
+    return "white" if np.dot(mpl.colors.to_rgb(background), (0.299, 0.587, 0.114)) < 0.5 else "black"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG; `path` holds the old file or the whole new one at any moment."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-def decision_regions(predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
-    """Draw points x [N, 2] of two classes over the regions where `predict`, [M, 2] → [M, 2], makes each likelier."""
-    figure, axes = plt.subplots(figsize=(4.8, 5.2))
-    limit = np.abs(x).max() * 1.05
-    ticks = np.linspace(-limit, limit, 300)
-    grid = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    probability = predict(grid)[:, 1].reshape(300, 300)
-    axes.contourf(ticks, ticks, probability, levels=[0, 0.5, 1], colors=PALETTE[:2], alpha=0.2)
-    axes.contour(ticks, ticks, probability, levels=[0.5], colors="black", linewidths=1)
-    axes.scatter(*x.T, c=np.array(PALETTE)[y], s=8, linewidths=0)
-    axes.set(xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)", aspect="equal")
-    class_legend(figure, ["upper moon", "lower moon"], columns=2)
-    return figure
+def draw_cells(axes: Axes, colours: np.ndarray, texts: np.ndarray, fontsize: float) -> None:
+    """Draw a table of coloured cells [rows, 10, 4], one column per class, with the texts [rows, 10] in them."""
+    axes.imshow(colours, aspect="auto")
+    for (row, column), text in np.ndenumerate(texts):
+        colour = text_colour(colours[row, column, :3])
+        axes.text(column, row, text, color=colour, fontsize=fontsize, ha="center", va="center")
+    axes.set_xticks(range(10))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""What every script does around its work: flags, seed, device, results file, atomic writes."""
+"""What every script does around its work: flags, device, results file, complete files, one line for every error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import glob
 import json
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -16,17 +15,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
+
+from common.checks import Failure
+
 if TYPE_CHECKING:
     import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
-STALE_SECONDS = 3600  # no file takes as long to write: a temporary one of this age is a killed run's
-
-
-class Failure(ValueError):
-    """Something that the user can mend: the message is one line that says what is wrong and what to do."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+STALE_SECONDS = 3600  # no file takes that long to write: a temporary file of this age is a killed run's
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -40,49 +40,51 @@ def script_parser(description: str, data: bool = False, model: bool = False) -> 
     parser.add_argument("--figures", type=Path, default=FIGURES, metavar="DIR", help="folder for figures and results")
     parser.add_argument("--show", action="store_true", help="open the figures in windows as well")
     if data:
-        parser.add_argument(
-            "--data-dir",
-            type=Path,
-            metavar="DIR",
-            help="folder with the four IDX files, plain or .gz; without it the variable MNIST_DIR, then common/mnist",
-        )
+        help_text = "folder with the four IDX files, plain or .gz; without it the variable MNIST_DIR, then common/mnist"
+        parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
     if model:
-        parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+        parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
         parser.add_argument(
             "--checkpoint", type=file_path, default=CHECKPOINT, metavar="FILE", help="the trained network"
         )
     return parser
 
 
-def _whole_number(text: str, minimum: int, maximum: int) -> int:
+def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size: int, learning_rate: float) -> None:
+    """Add the settings of training with their defaults, in both spellings of the sheet."""
+    count, rate = positive_int, positive_float
+    parser.add_argument("--epochs", type=count, default=epochs, help="passes over the train split")
+    parser.add_argument("--batch-size", "--batch_size", type=count, default=batch_size, help="examples per step")
+    names = ("--learning-rate", "--learning_rate", "--lr")
+    parser.add_argument(*names, type=rate, default=learning_rate, help="step size of the optimizer")
+
+
+def _integer(text: str, minimum: int, maximum: int) -> int:
     if not (text.isascii() and text.isdigit() and minimum <= int(text) <= maximum):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} to {maximum}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {minimum} to {maximum}")
     return int(text)
 
 
 def positive_int(text: str) -> int:
     """Parse a count of at least one."""
-    return _whole_number(text, 1, 10**9)
+    return _integer(text, 1, 10**9)
 
 
 def seed_number(text: str) -> int:
-    """Parse a seed that NumPy, scikit-learn and PyTorch all accept."""
-    return _whole_number(text, 0, 2**32 - 1)
+    """Parse a seed that NumPy, scikit-learn and PyTorch all accept; experiments count up from it."""
+    return _integer(text, 0, 2**32 - 1000)
 
 
 def positive_float(text: str) -> float:
     """Parse a finite number above zero."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
-    return value
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)) and value > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
 
 
 def file_path(text: str) -> Path:
-    """Parse the path of a file, which need not be there yet."""
+    """Parse the path of a file, which need not exist yet."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
@@ -90,44 +92,44 @@ def file_path(text: str) -> Path:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line before the slow imports; from here on Ctrl-C ends the script with one line, status 130."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # a console that lacks a character shows a mark instead
-        stream.reconfigure(errors="replace")
+    """Parse the command line and prepare the output: a console that lacks a character shows a mark instead."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in IDLE and notebooks, nor where the stream is closed
+            stream.reconfigure(errors="replace")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, _interrupted)
-    if not options.show:
-        os.environ["MPLBACKEND"] = "Agg"
+    if not options.show and "MPLBACKEND" not in os.environ:
+        mpl.use("agg")
     return options
 
 
-def _interrupted(signal_number: int, frame: object) -> None:
-    signal.signal(signal_number, signal.SIG_DFL)  # a second Ctrl-C does not wait for the cleaning up
-    print(f"\n{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
-    raise SystemExit(130)
-
-
 def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Run a script's main; turn a failure that the user can mend into one line on stderr and exit status 1."""
+    """Run a script's main; turn an error that the user can fix into one line on stderr and exit status 1."""
+    script, status = Path(sys.argv[0]).name, 1
     try:
         make_writable(options.figures)
         main(options)
         print(end="", flush=True)
     except Failure as failure:
         message = str(failure)
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
-        message = f"{error.filename or 'output'}: {error.strerror or error}; mend that, or name another place"
+        message = f"{error.filename or 'output'}: {error.strerror or error}; fix that, or name another place"
         _drop_output()
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:  # PyTorch's want of memory is a RuntimeError
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         message = "not enough memory; choose a smaller network or batch"
     else:
         if options.show:
             _show_figures()
         return
-    raise SystemExit(f"{Path(sys.argv[0]).name}: {message}")
+    print(f"{script}: {message}", file=sys.stderr)
+    raise SystemExit(status)
 
 
 def _drop_output() -> None:
-    """Flush stdout; what it cannot take goes nowhere, or else Python would try again at its exit and complain."""
+    """Flush stdout; discard what it cannot take, since Python would try again at its exit and complain."""
     try:
         print(end="", flush=True)
     except OSError:
@@ -143,15 +145,25 @@ def _show_figures() -> None:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the torch device of that name; `auto` is CUDA when available, else the CPU."""
+    """Return the torch device of that name; `auto` is CUDA when it is available and works, else the CPU.
+
+    Raises `Failure` for a named device that is not available or does not work.
+    """
     import torch
 
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = "cuda" if available["cuda"] else "cpu"
-    if not available[name]:
+    chosen = name if name != "auto" else "cuda" if available["cuda"] else "cpu"
+    if not available[chosen]:
         raise Failure(f"--device {name}: this machine or this PyTorch has none; use --device auto")
-    return torch.device(name)
+    try:
+        torch.ones(1, device=chosen).add(1).item()  # a card that is too old for this PyTorch fails here
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if name != "auto":
+            raise Failure(f"--device {name} does not work ({reason}); use --device cpu") from error
+        print(f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr)
+        chosen = "cpu"
+    return torch.device(chosen)
 
 
 def make_writable(folder: Path) -> None:
@@ -165,9 +177,9 @@ def make_writable(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes the place of `path` once it is whole.
+    """Yield a temporary path beside `path` to write to; it replaces `path` once it is complete.
 
-    Two runs may write the same file at once. What killed runs have left of it is removed. OSErrors name `path`.
+    Two runs may write the same file at once. Leftovers of killed runs are removed. OSErrors name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")

@@ -1,34 +1,47 @@
-"""The experiments of task 1 beyond its one training run: depth, initialization and normalization.
+"""The experiments of task 1 beyond its own training run: depth, initialization and normalization (sheet, 1.4 and 5).
 
-The caller brings its network and its training routine; the runs share the cores, and what they leave is summed up over
-the seeds for the results file. `study_figures` draws it.
+Each study trains variants of the network on the moons with several seeds and returns the losses as one array; beside
+it stand its summary for the results and its figure. The caller brings its network and its training routine.
 """
 
-from __future__ import annotations
-
-import contextlib
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
+from joblib import Parallel, delayed
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from common.losses import softmax_cross_entropy_gradient
-from common.moons import moons
-from common.parallel import parallel_map
-from common.runtime import Failure
+from common.checks import Failure
+from common.data import bayes_limit, moons
+from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, label_end, styled
 
-SEEDS = 3
-DEPTHS = (0, 1, 2, 4, 8, 12)
+SEEDS = 5
 WIDTH = 30
+DEPTHS = (0, 1, 2, 4, 8, 12)
+SHOWN_DEPTHS = (0, 2, 4, 12)
+NORMALIZATION_POINTS = 1000
+DEEPEST = 12  # the network whose initialization and normalization are studied
+METHODS = (None, "batch", "layer")
+RATES = (0.05, 0.5)
+TURNED = 1.25  # a test loss has turned around when it ends above this multiple of its minimum
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
+    "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
+}
+Network = Callable[..., Any]  # task 1's MLP
+Train = Callable[..., dict[str, list[float]]]  # task 1's train
 
 
-class Run(NamedTuple):
-    """One training run on the moons; `weight_std` None is He initialization."""
+class Variant(NamedTuple):
+    """What is varied in the studies; the rest is as in the sheet's own run."""
 
     depth: int
-    seed: int
     points: int = 8000
     test_points: int = 2000
     noise: float = 0.08
@@ -38,168 +51,222 @@ class Run(NamedTuple):
     normalization: str | None = None
 
 
-REGIMES: dict[str, dict[str, Any]] = {
-    "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
-    "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
-}
-UNSTABLE_DEPTHS = (2, 4, 6, 8, 12)
-DEEPEST = 12  # the network whose initialization and normalization are studied
-GRADIENT_POINTS = 256
-METHODS = {"none": None, "batch": "batch", "layer": "layer"}
-RATES = (0.05, 0.5)
-SCALES = {"N(0, 1)": 1.0, "He": None, "N(0, 0.1²)": 0.1}
+def train_variant(network: Network, train: Train, variant: Variant, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Train one network; return its losses [2, epochs], train and test, and its errors on the test split [2].
 
-History = dict[str, list[float]]
+    The errors are the number of wrong test points and their share of the test loss, at the end. All values from an
+    epoch in which the training diverged are NaN.
+    """
+    mlp = network(hidden_channels=(WIDTH,) * variant.depth, seed=seed, normalization=variant.normalization)
+    scale_weights(mlp, variant.weight_std)
+    data = moons(variant.points, variant.test_points, variant.noise, seed)
+    losses, errors = np.full((2, variant.epochs), np.nan), np.full(2, np.nan)
 
+    def keep(epoch: int, history: dict[str, list[float]]) -> None:
+        losses[:, epoch - 1] = history["train_loss"][-1], history["test_loss"][-1]
 
-def train_all(network: Callable, train: Callable, seed: int) -> dict[Run, History]:
-    """Train every run with task 1's `MLP` and `train`; a history is shorter than its run's epochs if it diverged."""
-    seeds = range(seed, seed + SEEDS)
-    runs = [Run(depth, s, **regime) for regime in REGIMES.values() for depth in DEPTHS for s in seeds]
-    runs += [Run(depth, s, epochs=2, weight_std=1) for depth in UNSTABLE_DEPTHS for s in seeds]
-    runs += [normalization_run(method, rate, s) for method in METHODS.values() for rate in RATES for s in seeds]
-    longest_first = sorted(runs, key=lambda run: -(run.depth + 1) * run.epochs * run.points)
-    histories = parallel_map(partial(train_run, network, train), longest_first, "studies")
-    return dict(zip(longest_first, histories, strict=True))
-
-
-def train_run(network: Callable, train: Callable, run: Run) -> History:
-    """Train one network; return its history, up to where it diverged if it did."""
-    mlp = network(hidden_channels=(WIDTH,) * run.depth, seed=run.seed, normalization=run.normalization)
-    scale_weights(mlp, run.weight_std)
-    data = moons(run.points, run.test_points, run.noise, run.seed)
-    kept: History = {"train_loss": [], "test_loss": []}
-
-    def keep(epoch: int, history: History) -> None:
-        kept.update({name: list(losses) for name, losses in history.items()})
-
-    with contextlib.suppress(Failure):
-        train(mlp, data, run.epochs, learning_rate=run.learning_rate, seed=run.seed, report=keep)
-    return kept
+    with suppress(Failure):
+        train(mlp, data, variant.epochs, learning_rate=variant.learning_rate, seed=seed, report=keep)
+        wrong = mlp.forward(data.x_test).argmax(axis=1) != data.y_test
+        errors[:] = wrong.sum(), 0
+        if wrong.any():
+            wrong_loss = mlp.loss(data.x_test[wrong], data.y_test[wrong], remember=False)
+            errors[1] = wrong.mean() * wrong_loss / losses[1, -1]
+    return losses, errors
 
 
 def scale_weights(mlp: Any, std: float | None) -> None:
     """Rescale the weights of a new network from He's standard deviation, √(2 / in), to the given one; None keeps it."""
-    for layer in mlp.layers:
-        if std is not None and hasattr(layer, "weight"):
+    for layer in mlp.layers if std is not None else ():
+        if hasattr(layer, "weight"):
             layer.weight *= std / math.sqrt(2 / layer.weight.shape[1])
 
 
-def gradient_norms(network: Callable, seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Return, per initialization, norms [seeds, 13] in new networks of twelve hidden layers.
+def train_all(
+    network: Network, train: Train, variants: Sequence[Variant], seed: int, label: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train variants with `SEEDS` seeds each; return losses [variants, seeds, 2, epochs], errors [variants, seeds, 2].
 
-    `weight` is the norm of ∂L/∂W of each linear layer, `output` that of ∂L/∂f, which arrives at its output.
+    The runs share the cores; give the longest variants last, they are started first.
     """
-    norms = {}
-    for label, std in SCALES.items():
-        rows: dict[str, list[list[float]]] = {"weight": [], "output": []}
-        for number in range(seed, seed + SEEDS):
-            mlp = network(hidden_channels=(WIDTH,) * DEEPEST, seed=number)
-            scale_weights(mlp, std)
-            data = moons(GRADIENT_POINTS, 2, seed=number)
-            mlp.loss(data.x_train, data.y_train)
-            gradient = softmax_cross_entropy_gradient(*mlp.last_loss)
-            weight, output = [], []
-            for layer in reversed(mlp.layers[:-1]):
-                is_linear = hasattr(layer, "weight")
-                if is_linear:
-                    output.append(np.linalg.norm(gradient))
-                gradient = layer.backward(gradient)
-                if is_linear:
-                    weight.append(np.linalg.norm(layer.grad_weight))
-            rows["weight"].append(weight[::-1])
-            rows["output"].append(output[::-1])
-        norms[label] = {name: np.array(values) for name, values in rows.items()}
-    return norms
+    jobs = [(variant, number) for variant in reversed(variants) for number in range(seed, seed + SEEDS)]
+    pool = Parallel(n_jobs=-1, return_as="generator")
+    results = pool(delayed(train_variant)(network, train, *job) for job in jobs)
+    try:
+        runs = list(tqdm(results, f"task 1: {label}", total=len(jobs), leave=False, disable=None))
+    except BrokenProcessPool as error:
+        raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
+    losses, errors = (
+        np.array(arrays).reshape(len(variants), SEEDS, *arrays[0].shape) for arrays in zip(*runs, strict=True)
+    )
+    return losses[::-1], errors[::-1]
 
 
-def summarize_gradients(norms: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, list[float]]]:
-    """Return the mean norms over the seeds, per initialization and layer."""
-    return {
-        label: {name: values.mean(axis=0).tolist() for name, values in rows.items()} for label, rows in norms.items()
-    }
+def running_median(losses: np.ndarray) -> np.ndarray:
+    """Return, at every epoch of losses [..., epochs], the median of the last tenth of the epochs, at least three.
 
-
-def describe() -> dict[str, Any]:
-    """Return the settings that the results hang on."""
-    points = normalization_run(None, RATES[0], 0).points
-    return {
-        "seeds": SEEDS,
-        "width": WIDTH,
-        "regimes": REGIMES,
-        "deepest": DEEPEST,
-        "gradient_points": GRADIENT_POINTS,
-        "normalization": {"points": points, "learning_rates": RATES},
-    }
-
-
-def normalization_run(method: str | None, learning_rate: float, seed: int) -> Run:
-    """Return a run of the deepest network with weights from N(0, 1)."""
-    return Run(DEEPEST, seed, points=1000, learning_rate=learning_rate, weight_std=1, normalization=method)
-
-
-def curves_of(histories: dict[Run, History], runs: Sequence[Run], name: str) -> np.ndarray:
-    """Return the runs' losses [runs, epochs], NaN from where a run diverged."""
-    losses = np.full((len(runs), runs[0].epochs), np.nan)
-    for row, run in zip(losses, runs, strict=True):
-        values = histories[run][name]
-        row[: len(values)] = values
-    return losses
-
-
-def summarize_depths(histories: dict[Run, History], seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return, for both regimes and every depth, the final losses over the seeds and where the mean test loss was least.
-
-    Final is the mean over the last tenth of the epochs, since single epochs of deep networks scatter.
+    Training of deep networks jumps from epoch to epoch; its last value is what a run ends at.
     """
-    summary: dict[str, list[dict[str, Any]]] = {}
-    for name, regime in REGIMES.items():
-        summary[name] = []
-        for depth in DEPTHS:
-            runs = [Run(depth, s, **regime) for s in range(seed, seed + SEEDS)]
-            train, test = (curves_of(histories, runs, f"{split}_loss") for split in ("train", "test"))
-            mean_test = test.mean(axis=0)
-            last = slice(-max(1, runs[0].epochs // 10), None)
-            summary[name].append(
-                {
-                    "depth": depth,
-                    **{f"train_{key}": value for key, value in spread(train[:, last].mean(axis=1)).items()},
-                    **{f"test_{key}": value for key, value in spread(test[:, last].mean(axis=1)).items()},
-                    "least_test_loss": float(mean_test.min()),
-                    "least_test_epoch": int(mean_test.argmin()) + 1,
-                }
-            )
-    return summary
+    epochs = losses.shape[-1]
+    window = max(3, epochs // 10)
+    medians = [np.median(losses[..., max(0, end - window) : end], axis=-1) for end in range(1, epochs + 1)]
+    return np.stack(medians, axis=-1)
 
 
-def spread(values: np.ndarray) -> dict[str, float | None]:
-    """Return mean, least and greatest value; None for each when a run diverged."""
-    numbers = {"mean": values.mean(), "low": values.min(), "high": values.max()}
-    return {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
+def list_runs(values: np.ndarray) -> list[float | None]:
+    """Return the values of the runs [seeds] for the results, None for a run that diverged."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
-def summarize_unstable(histories: dict[Run, History], seed: int) -> list[dict[str, int]]:
-    """Return how many of the runs from N(0, 1) weights diverged, by depth."""
+# 1.4 Depth
+
+
+def depth_study(network: Network, train: Train, setting: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Train all depths in one setting; return the arrays of `train_all`, variants being `DEPTHS`."""
+    variants = [Variant(depth, **SETTINGS[setting]) for depth in DEPTHS]
+    return train_all(network, train, variants, seed, f"{len(DEPTHS)} depths, {SETTINGS[setting]['points']:,} points")
+
+
+def summarize_depths(losses: np.ndarray, errors: np.ndarray) -> list[dict[str, Any]]:
+    """Return, for every depth, each run's final losses and errors, and the epoch and value of its least test loss."""
+    rows = []
+    for depth, runs, wrong in zip(DEPTHS, losses, errors, strict=True):
+        train, test = running_median(runs).transpose(1, 0, 2)  # [seeds, epochs] each
+        least = test.min(axis=1)
+        epochs = np.where(np.isfinite(least), test.argmin(axis=1) + 1, np.nan)
+        columns = {"train": train[:, -1], "test": test[:, -1], "least_test": least, "least_epoch": epochs}
+        columns |= {"wrong_points": wrong[:, 0], "wrong_share": wrong[:, 1]}
+        rows.append(
+            {"depth": depth, **{name: list_runs(values) for name, values in columns.items()}}
+            | {"turned": int((test[:, -1] > TURNED * least).sum()), "diverged": int(np.isnan(least).sum())}
+        )
+    return rows
+
+
+def print_depths(rows: list[dict[str, Any]]) -> None:
+    """Print the final losses over depth as a table, the median of the runs that did not diverge."""
+    print("hidden layers  train loss (nats)  test loss (nats)  diverged")
+    for row in rows:
+        train, test = (
+            np.median([loss for loss in row[split] if loss is not None] or np.nan) for split in ("train", "test")
+        )
+        print(f"{row['depth']:13}{train:19.5f}{test:18.5f}{row['diverged']:10}")
+
+
+@styled
+def depth_figure(losses: Mapping[str, np.ndarray], floors: Mapping[str, float]) -> Figure:
+    """Draw train and test loss [depths, seeds, 2, epochs] over the epochs, and the final loss over depth.
+
+    `losses` and the floors below which no classifier gets have the keys of `SETTINGS`.
+    """
+    figure = plt.figure(figsize=(PAGE_WIDTH, 3.6))
+    for part, (name, values) in zip(figure.subfigures(2, 1), losses.items(), strict=True):
+        floor = floors[name]
+        title = "{points:,} points, noise {noise}, {epochs} epochs".format(**SETTINGS[name])
+        part.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        *small, last = part.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 1, 1.3])
+        smooth = running_median(np.nan_to_num(values, nan=np.inf))  # a diverged run counts as infinite
+        for axes, depth in zip(small, SHOWN_DEPTHS, strict=True):
+            draw_epochs(axes, np.median(smooth[DEPTHS.index(depth)], axis=0))
+            axes.set_title(f"{depth or 'no'} hidden layer{'s' * (depth > 0)}")
+        final = smooth[..., -1]  # [depths, seeds, 2]
+        draw_final(last, final)
+        greatest = final[np.isfinite(final)].max(initial=floor)
+        least = final.min(initial=floor)
+        last.set(**({"yscale": "log", "ylim": (least / 3, 1)} if name == "sheet" else {"ylim": (0, 1.2 * greatest)}))
+        for axes in (*small, last):
+            axes.axhline(floor, color="black", linestyle="--", linewidth=0.8)
+        small[0].set_ylabel("loss (nats)")
+        label = f"Bayes {np.format_float_positional(floor, 2, fractional=False)}"
+        small[0].annotate(label, (1, floor), xytext=(2, 1.5), textcoords="offset points", fontsize=7)
+    return figure
+
+
+def draw_epochs(axes: Axes, smooth: np.ndarray) -> None:
+    """Draw losses [2, epochs] with the gap between them, and a hairline where the test loss turns before the end."""
+    count = smooth.shape[1]
+    epochs = np.arange(1, count + 1)
+    axes.fill_between(epochs, *smooth, color=SPLIT_COLOURS["test"], alpha=0.15, linewidth=0)
+    for line, colour in zip(smooth, SPLIT_COLOURS.values(), strict=True):
+        axes.plot(epochs, line, color=colour)
+    turn = int(smooth[1].argmin()) + 1
+    if turn < 0.9 * count and smooth[1].min() < 0.95 * smooth[1, -1]:
+        axes.axvline(turn, color="black", linewidth=0.5)
+        text = axes.text(turn, 1, f" epoch {turn} ", transform=axes.get_xaxis_transform(), fontsize=7, va="top")
+        text.set_ha("left" if turn < count / 2 else "right")
+    axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
+
+
+def draw_final(axes: Axes, final: np.ndarray) -> None:
+    """Draw the median of final losses [depths, seeds, 2] over depth, with a band from least to greatest."""
+    medians = np.median(final, axis=1)  # [depths, 2]
+    for values, line, (split, colour) in zip(final.T, medians.T, SPLIT_COLOURS.items(), strict=True):
+        axes.fill_between(DEPTHS, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(DEPTHS, line, "o-", color=colour)
+        for end in np.flatnonzero(np.isfinite(line))[-1:]:  # none if all diverge
+            label_end(axes, DEPTHS[end], line[end], split, colour, line[end] == medians[end].max())
+    axes.set(title="final loss", xlabel="hidden layers", xticks=(0, 2, 4, 8, 12), xlim=(-0.6, 12.6))
+
+
+# 5 Normalization
+
+
+def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray:
+    """Train the deepest network from N(0, 1) weights with every method at both learning rates.
+
+    Returns losses [variants, seeds, 2, epochs], rates innermost. Without normalization this network diverges.
+    """
+    deepest = Variant(DEEPEST, points=NORMALIZATION_POINTS, weight_std=1)
+    variants = [deepest._replace(normalization=method, learning_rate=rate) for method in METHODS for rate in RATES]
+    return train_all(network, train, variants, seed, "normalization")[0]
+
+
+def summarize_normalization(losses: np.ndarray) -> list[dict[str, Any]]:
+    """Return each run's final test loss by method and learning rate, and how many runs diverged."""
+    keys = [{"method": method or "none", "learning_rate": rate} for method in METHODS for rate in RATES]
+    finals = running_median(losses[:, :, 1])[:, :, -1]
     return [
-        {
-            "depth": depth,
-            "runs": SEEDS,
-            "diverged": sum(
-                len(histories[Run(depth, s, epochs=2, weight_std=1)]["test_loss"]) < 2
-                for s in range(seed, seed + SEEDS)
-            ),
-        }
-        for depth in UNSTABLE_DEPTHS
+        key | {"test": list_runs(final), "diverged": int(np.isnan(final).sum())}
+        for key, final in zip(keys, finals, strict=True)
     ]
 
 
-def summarize_normalization(histories: dict[Run, History], seed: int) -> list[dict[str, Any]]:
-    """Return the final losses of the twelve-layer network by method and learning rate."""
-    summary = []
-    for name, method in METHODS.items():
-        for rate in RATES:
-            runs = [normalization_run(method, rate, s) for s in range(seed, seed + SEEDS)]
-            final = curves_of(histories, runs, "test_loss")[:, -1]
-            diverged = int(np.isnan(final).sum())
-            summary.append({"method": name, "learning_rate": rate, "diverged": diverged, **spread(final)})
-    return summary
+@styled
+def normalization_figure(losses: np.ndarray) -> Figure:
+    """Draw the final test loss of every run of `normalization_study`, and the diverged ones in a band above."""
+    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1, 3], figsize=(4.5, 2.2))
+    x = np.array([0, 1.25, 2.75, 4, 5.5, 6.75])
+    final = running_median(np.nan_to_num(losses[:, :, 1], nan=np.inf))[:, :, -1]  # [variants, seeds]
+    for place, values in zip(x, final, strict=True):
+        spots = place + 0.3 * np.linspace(-1, 1, len(values) + 2)[1:-1]
+        lost, median = np.isinf(values), np.median(values)
+        band.plot(spots[lost], np.zeros(lost.sum()), "x", color=SPLIT_COLOURS["test"])
+        if lost.any():
+            band.text(place, 0.7, f"{lost.sum()} of {len(lost)}\ndiverge", fontsize=7, ha="center", va="bottom")
+        axes.plot(spots[~lost], values[~lost], "o", color=SPLIT_COLOURS["test"])
+        if np.isfinite(median):
+            axes.plot([place - 0.25, place + 0.25], [median, median], color="black")
+            axes.text(place + 0.29, median, f"{median:.2g}", fontsize=7, va="center", path_effects=HALO)
+    axes.set(yscale="log", ylabel="final test loss (nats)", xlabel="learning rate, normalization", xlim=(-0.5, 7.6))
+    axes.set_xticks(x, [str(rate) for rate in RATES] * len(METHODS))
+    axes.set_xticks((x[::2] + x[1::2]) / 2, [f"\n{method or 'without'}" for method in METHODS], minor=True)
+    band.set(ylim=(-1, 4), yticks=[], facecolor="0.95")
+    band.spines["bottom"].set_visible(False)
+    for part, height in ((band, 0), (axes, 1)):
+        part.tick_params(axis="x", which="both", length=0)
+        part.plot(0, height, marker=[(-1, -0.5), (1, 0.5)], color="black", transform=part.transAxes, clip_on=False)
+    return figure
+
+
+def describe_settings() -> dict[str, Any]:
+    """Return the settings behind the results, and the Bayes limit of each setting's moons."""
+    limits = {name: bayes_limit(setting["noise"]) for name, setting in SETTINGS.items()}
+    return {
+        "seeds": SEEDS,
+        "width": WIDTH,
+        "settings": SETTINGS,
+        "bayes": {name: {"loss": loss, "accuracy": accuracy} for name, (loss, accuracy) in limits.items()},
+        "turned": TURNED,
+        "deepest": DEEPEST,
+        "normalization": {"points": NORMALIZATION_POINTS, "learning_rates": RATES},
+    }

@@ -1,85 +1,118 @@
-"""Run the four tasks in order and set their answers as figures/submission.pdf.
+"""Run the four tasks in order and set their answers as submission.pdf in the folder of the figures.
 
-Run as python -m common.submission; --reuse only typesets the results that are in figures/.
+Run as python -m common.submission in the folder of the project; --reuse only typesets the results that are there.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from common.runtime import FIGURES, ROOT, Failure, parse, replacing, run
+from common.checks import Failure
+from common.runtime import CHECKPOINT, DEVICES, FIGURES, ROOT, parse, replacing, run, script_parser
 
 TASKS = ("task1", "task2", "task3", "task4")
 
 
 def parse_options() -> argparse.Namespace:
     """Parse the flags of the submission."""
-    parser = argparse.ArgumentParser(prog="python -m common.submission", description=__doc__)
+    parser = script_parser(__doc__, data=True)
+    parser.prog = "python -m common.submission"
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     parser.add_argument("--reuse", action="store_true", help="typeset the results that are there, run nothing")
-    parser.add_argument("--author", default="", metavar="NAME", help="name in the header of the pages")
-    parser.add_argument("--student-id", default="", metavar="NUMBER", help="matriculation number beside it")
-    parser.set_defaults(figures=FIGURES, show=False)
+    parser.add_argument("--author", metavar="NAME", help="name in the header of the pages")
+    parser.add_argument("--student-id", metavar="NUMBER", help="matriculation number beside it")
     return parse(parser)
 
 
-def run_tasks() -> None:
+def run_tasks(options: argparse.Namespace) -> None:
     """Run the four scripts one after the other; end with the status of the first that fails, which says why itself."""
+    figures = options.figures.resolve()
+    checkpoint = CHECKPOINT if figures == FIGURES else figures / "mlp.pt"
+    shared = ["--seed", str(options.seed), "--figures", str(figures)]
+    data = ["--data-dir", str(options.data_dir)] if options.data_dir else []
+    model = ["--device", options.device, "--checkpoint", str(checkpoint)]
+    flags = {"task1": [], "task2": data, "task3": data + model, "task4": data + model}
     for task in TASKS:
         print(f"== {task}.py", flush=True)
-        status = subprocess.run([sys.executable, str(ROOT / f"{task}.py")], check=False).returncode
+        command = [sys.executable, str(ROOT / f"{task}.py"), *shared, *flags[task]]
+        status = subprocess.run(command, check=False).returncode
         if status:
             raise SystemExit(status)
 
 
-def typeset(folder: Path, author: str = "", student_id: str = "") -> list[str]:
-    """Set answers.typ in `folder` as submission.pdf beside it; return the names of the claims that are contradicted.
+def typeset(folder: Path, author: str | None = None, student_id: str | None = None) -> list[str]:
+    """Set the answers in `figures/` from the results in `folder`, as submission.pdf there; return contradicted claims.
 
-    Raises `Failure` that names the script to run when a figure or result of a task is missing or not readable.
+    Raises `Failure` when results are missing, not readable or of an older version, and when the source has a mistake.
     """
     import typst
 
-    template = folder / "answers.typ"
-    check_results(folder, template.read_text(encoding="utf-8"))
-    inputs = {"author": author, "student-id": student_id}
-    settings = {"root": str(folder), "ignore_system_fonts": True, "sys_inputs": inputs}
-    try:
-        document = typst.compile(str(template), format="pdf", **settings)
-        contradicted = json.loads(typst.query(str(template), "<contradicted>", field="value", **settings))
-    except typst.TypstError as error:
-        reason = str(error).splitlines()[0]
-        raise Failure(f"the results do not fit answers.typ ({reason}); run python -m common.submission anew") from error
-    with replacing(folder / "submission.pdf") as temporary:
-        temporary.write_bytes(document)
+    signature = {"author": author, "student-id": student_id}
+    settings = {"ignore_system_fonts": True, "sys_inputs": {key: text for key, text in signature.items() if text}}
+    with tempfile.TemporaryDirectory() as temporary:  # where source and results lie side by side
+        source = collect(folder, Path(temporary))
+        try:
+            document = typst.compile(source, format="pdf", root=temporary, **settings)
+            contradicted, (signed,) = (
+                json.loads(typst.query(source, label, field="value", root=temporary, **settings))
+                for label in ("<contradicted>", "<author>")
+            )
+        except typst.TypstError as error:
+            raise Failure(explain(error)) from error
+    with replacing(folder / "submission.pdf") as target:
+        target.write_bytes(document)
+    if not signed:
+        print("the answers are unsigned; --author and --student-id sign them")
     return contradicted
 
 
-def check_results(folder: Path, template: str) -> None:
-    """Raise `Failure` unless every file that the template reads is there, the results being the JSON of their task."""
-    for name in re.findall(r'"(task\d\w*\.(?:json|png))"', template):
-        script = f"{name[:5]}.py"
-        try:
-            content = (folder / name).read_bytes()
-            if name.endswith(".json") and "seed" not in json.loads(content):
-                raise ValueError("no results")
-        except FileNotFoundError as error:
-            raise Failure(f"{name} is missing; run python {script}") from error
-        except (ValueError, TypeError) as error:
-            raise Failure(f"{name} cannot be read; run python {script}") from error
+def collect(folder: Path, target: Path) -> str:
+    """Copy the answers' source and all results that it names from `folder` to `target`; return the main file's path.
+
+    Raises `Failure`, with the script to run, when results are missing or are not the JSON of their task.
+    """
+    for source in FIGURES.glob("*.typ"):
+        shutil.copy(source, target)
+        for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', source.read_text(encoding="utf-8")):
+            script = f"{name[:5]}.py"
+            try:
+                content = (folder / name).read_bytes()
+                if name.endswith(".json") and "seed" not in json.loads(content):
+                    raise ValueError("no results")
+            except FileNotFoundError as error:
+                raise Failure(f"{name} is missing in {folder}; run python {script}") from error
+            except (ValueError, TypeError) as error:
+                raise Failure(f"{name} cannot be read; run python {script}") from error
+            (target / name).write_bytes(content)
+    return str(target / "answers.typ")
+
+
+def explain(error: Exception) -> str:
+    """Return in one line what typst reports, where, and what to do about it."""
+    place = re.search(r"(task\d|answers|style)\.typ:\d+:\d+", getattr(error, "diagnostic", ""))
+    message = getattr(error, "message", str(error)).splitlines()[0]
+    return (
+        f"figures/{place[0] if place else 'answers.typ'}: {message}; correct it there (text needs a backslash before "
+        "# $ @ * _ and <), or, if you did not change it, run python -m common.submission anew"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
     """Run everything, or with --reuse the typesetting alone."""
     if not options.reuse:
-        run_tasks()
+        run_tasks(options)
     contradicted = typeset(options.figures, options.author, options.student_id)
-    print("answers: figures/submission.pdf")
+    print(f"answers: {options.figures / 'submission.pdf'}")
     if contradicted:
-        raise Failure(f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}")
+        raise Failure(
+            f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}. Rewrite these "
+            "sentences in the .typ files of figures/, or run the task again with its defaults"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""A page in which a browser shows the images behind the dots of five scatter plots.
+
+Bokeh draws and links the panels; short callbacks in JavaScript do the rest. The page is one file that needs no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from bokeh import models
+from bokeh.document import Document
+from bokeh.embed import json_item
+from bokeh.layouts import column, row
+from bokeh.palettes import Greys256
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from bokeh.transform import linear_cmap
+from PIL import Image
+
+from common.plotting import CLASS_COLOURS
+from common.runtime import replacing
+
+Space = tuple[str, np.ndarray, Sequence[float]]  # name, points [N, 2], the two components' shares of the variance
+CLASSES = list(range(len(CLASS_COLOURS)))
+ACROSS = 64  # images in a row of the sheet
+ZOOM = 4  # of the image in the tooltip
+INK = "#222222"
+BARE = {"tools": "", "toolbar_location": None, "sizing_mode": "stretch_both", "outline_line_color": None}
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>$title</title>
+<style>
+  html, body { height: 100%; margin: 0; box-sizing: border-box }
+  body { display: grid; grid-template-rows: auto minmax(560px, 1fr); padding: 8px 12px; font: 14px/1.35 sans-serif }
+  h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }
+</style>
+<script>$bokeh</script>
+<header><h1>$title</h1><p>$count test images: a random sample and every one that the network gets wrong (dark rim).
+Point at a dot to see its image; click or drag to select images in every panel, Escape to clear; scroll to zoom.</p>
+</header><main id="page"></main>
+<script>(async () => {
+  const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
+  const context = new OffscreenCanvas(width, height).getContext("2d");
+  context.drawImage(image, 0, 0);
+  window.sheet = {width, rgba: context.getImageData(0, 0, width, height).data};
+  document.body.style.setProperty("--sheet", "url(" + URL.createObjectURL(blob) + ")");
+  await Bokeh.embed.embed_item($item, "page");
+})();</script></html>
+""")
+# Dots under the pointer are listed in the order in which they are drawn: the last one covers the others.
+TOOLTIP = f"""<style>.bk-tooltip-content > div:not(:last-child) {{ display: none }}</style>
+<div style="display: flex; gap: 8px; align-items: center; font-size: 13px; line-height: 1.5">
+  <div style="width: {28 * ZOOM}px; height: {28 * ZOOM}px; filter: invert(1); image-rendering: pixelated; background:
+    var(--sheet) calc(-{ZOOM}px * @left) calc(-{ZOOM}px * @top) / {28 * ZOOM * ACROSS}px auto"></div>
+  <div>label <b>@label</b><br>network <b>@answer</b>, @sure{{0.0}}% sure<br>image @number</div>
+</div>"""
+MARK = """
+const seen = cb_data.index.indices.slice(-1), {indices} = digits.selected;
+marked.indices = seen.length == 0 && indices.length == 1 ? indices : seen;
+"""
+CLICK = "digits.selected.indices = digits.selected.indices.slice(-1);"
+FILTER = """
+const {label, wrong} = digits.data;
+shown.indices = [...label.keys()].filter(i => classes.active.includes(label[i]) && (wrong[i] || !errors.active));
+const left = new Set(shown.indices);
+digits.selected.indices = digits.selected.indices.filter(i => left.has(i));
+"""
+SUMMARY = """
+const {data, selected: {indices}} = digits, {number} = bars.data, {rgba, width} = window.sheet;
+const chosen = indices.length ? indices : shown.indices, mean = picture.data.image[0].fill(0);
+for (const i of chosen)
+  for (let k = 0; k < mean.length; k++)
+    mean[k] += rgba[4 * ((data.top[i] + Math.floor(k / 28)) * width + data.left[i] + k % 28)] / chosen.length;
+picture.change.emit();
+marked.indices = indices.length == 1 ? indices : [];
+if (chosen.length == 1) {
+  const [i] = chosen, share = number.map(k => data["p" + k][i]), text = share.map(p => (100 * p).toFixed(1) + "%");
+  bars.data = {...bars.data, share, text, wrong: share.map(() => 0)};
+  words.text = `Image ${data.number[i]}: label ${data.label[i]}, the network answers ${data.answer[i]}<br>
+    bars: its probabilities`;
+} else {
+  const members = number.map(k => chosen.filter(i => data.label[i] == k)), sizes = members.map(each => each.length);
+  const wrong = members.map(each => each.filter(i => data.wrong[i]).length), most = Math.max(1, ...sizes);
+  bars.data = {...bars.data, share: sizes.map(n => n / most), text: sizes.map(String), wrong: wrong.map(n => n / most)};
+  words.text = `${chosen.length} images ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} of
+    them wrong<br>their mean; bars: images of each class (dark: wrong)`;
+}
+"""
+
+
+def sprite_sheet(images: np.ndarray) -> str:
+    """Return the data URL of one PNG that holds the images uint8 [M, 28, 28], 64 in a row."""
+    rows = -(-len(images) // ACROSS)
+    padded = np.concatenate([images, np.zeros((rows * ACROSS - len(images), 28, 28), np.uint8)])
+    sheet = padded.reshape(rows, ACROSS, 28, 28).swapaxes(1, 2).reshape(rows * 28, ACROSS * 28)
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def draw_panel(digits: models.ColumnDataSource, space: Space, parts: dict[str, models.Model]) -> figure:
+    """Draw one space: dots for the images `shown`, which alone can be selected, and rings for the images `marked`."""
+    name, _, shares = space
+    place = {"x": f"{name} x", "y": f"{name} y", "source": digits}
+    axes = figure(title=name, match_aspect=True, lod_threshold=None, min_width=200, min_height=200, **BARE)
+    axes.axis.minor_tick_line_color, axes.axis.axis_label_text_font_style = None, "normal"
+    labels = (f"component {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, 1))
+    axes.xaxis.axis_label, axes.yaxis.axis_label = labels
+    # The ranges hold the outermost dots of all classes, so that the buttons of the classes move nothing.
+    outermost = [int(find(digits.data[place[axis]])) for axis in "xy" for find in (np.argmin, np.argmax)]
+    corners = axes.scatter(**place, view=models.CDSView(filter=models.IndexFilter(outermost)), visible=False)
+    for span in (axes.x_range, axes.y_range):
+        span.renderers, span.range_padding = [corners], 0.06
+    fill, rim = linear_cmap("label", CLASS_COLOURS, -0.5, 9.5), linear_cmap("wrong", ("#00000000", INK), 0, 1)
+    look = {"size": 5, "fill_color": fill, "line_color": rim, "alpha": 0.85, "nonselection_alpha": 0.07}
+    dots = axes.scatter(**place, view=models.CDSView(filter=parts["shown"]), **look)
+    ring = {"size": 14, "line_width": 2.5, "line_color": INK, "fill_color": None, "nonselection_alpha": 1}
+    axes.scatter(**place, view=models.CDSView(filter=parts["marked"]), **ring)
+    lasso, box = models.LassoSelectTool(continuous=False), models.BoxSelectTool(continuous=False)
+    tap = models.TapTool(mode="replace", callback=models.CustomJS(args=parts, code=CLICK))
+    hover = models.HoverTool(tooltips=TOOLTIP, callback=models.CustomJS(args=parts, code=MARK))
+    for tool in (lasso, box, tap, hover):
+        tool.renderers = [dots]
+    axes.add_tools(lasso, box, models.PanTool(), models.WheelZoomTool(), tap, hover, models.ResetTool())
+    return axes
+
+
+def draw_summary() -> tuple[models.LayoutDOM, dict[str, models.Model]]:
+    """Draw the sixth place, still empty; return it and the models that SUMMARY fills."""
+    words = models.Div(sizing_mode="stretch_width", height=38, styles={"font-size": "13px"})
+    picture = models.ColumnDataSource({"image": [np.zeros((28, 28))]})
+    columns = dict.fromkeys(("number", "share", "wrong", "text"), CLASSES)
+    bars = models.ColumnDataSource(columns | {"colour": CLASS_COLOURS})
+    left = figure(match_aspect=True, min_width=90, min_height=100, **BARE)
+    left.x_range.range_padding = left.y_range.range_padding = 0
+    ink = models.LinearColorMapper(palette=Greys256[::-1], low=0, high=255)
+    left.image("image", x=0, y=0, dw=28, dh=28, origin="top_left", source=picture, color_mapper=ink)
+    right = figure(x_range=(0, 1.4), y_range=(9.6, -0.6), min_width=110, min_height=100, **BARE)
+    right.hbar("number", right="share", height=0.8, color="colour", source=bars)
+    right.hbar("number", right="wrong", height=0.8, color=INK, source=bars)
+    right.text("share", "number", x_offset=4, text_baseline="middle", text_font_size="11px", source=bars)
+    left.axis.visible = left.grid.visible = right.xaxis.visible = right.grid.visible = False
+    right.yaxis.ticker = CLASSES
+    place = column(words, row(left, right, sizing_mode="stretch_both"), sizing_mode="stretch_both")
+    return place, {"words": words, "picture": picture, "bars": bars}
+
+
+def class_buttons() -> models.CheckboxButtonGroup:
+    """Return the buttons 0 … 9 in the colours of the classes: they are the legend as well."""
+    rules = ""
+    for number, colour in enumerate(CLASS_COLOURS, 1):
+        text = "white" if sum(bytes.fromhex(colour[1:])) < 370 else "black"
+        rules += f".bk-btn:nth-child({number}) {{ box-shadow: inset 0 -4px {colour} }}\n"
+        rules += f".bk-btn:nth-child({number}).bk-active {{ background: {colour}; color: {text} }}\n"
+    return models.CheckboxButtonGroup(labels=[str(k) for k in CLASSES], active=CLASSES, stylesheets=[rules])
+
+
+def save_page(
+    path: Path,
+    spaces: Sequence[Space],
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    title: str,
+    shown: np.ndarray,
+) -> None:
+    """Write the page: the images `shown` [K], as indices, and every image that the network gets wrong, in five spaces.
+
+    `images` are uint8 [N, 28, 28], `labels` integers [N] and `probabilities` the network's [N, 10].
+    """
+    answers = probabilities.argmax(axis=1)
+    numbers = np.concatenate([shown, np.setdiff1d(np.flatnonzero(answers != labels), shown)]).astype(int)  # [M]
+    values = {"number": np.arange(len(labels)), "label": labels, "answer": answers, "wrong": answers != labels}
+    values |= {"sure": 100 * probabilities.max(axis=1), **{f"p{k}": probabilities[:, k] for k in CLASSES}}
+    for name, points, _ in spaces:
+        values[f"{name} x"], values[f"{name} y"] = points.T
+    top, left = 28 * np.array(divmod(np.arange(len(numbers)), ACROSS))  # in the sheet
+    columns = {name: each[numbers] for name, each in values.items()} | {"top": top, "left": left}
+    digits = models.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()})
+
+    place, parts = draw_summary()
+    classes, errors = class_buttons(), models.Toggle(label="only errors")
+    every, none = models.Button(label="all"), models.Button(label="none")
+    parts |= {"digits": digits, "classes": classes, "errors": errors}
+    parts |= {"shown": models.IndexFilter(list(range(len(numbers)))), "marked": models.IndexFilter([])}
+    summary, choose = models.CustomJS(args=parts, code=SUMMARY), models.CustomJS(args=parts, code=FILTER)
+    for model, attribute, call in (
+        (classes, "active", choose),
+        (errors, "active", choose),
+        (parts["shown"], "indices", summary),
+        (digits.selected, "indices", summary),
+    ):
+        model.js_on_change(attribute, call)
+    every.js_on_click(models.SetValue(obj=classes, attr="active", value=CLASSES))
+    none.js_on_click(models.SetValue(obj=classes, attr="active", value=[]))
+    panels = [draw_panel(digits, space, parts) for space in spaces]
+    tools = [models.ToolProxy(tools=list(same)) for same in zip(*(each.tools for each in panels), strict=True)]
+    first = {"active_drag": tools[0], "active_scroll": tools[3], "active_tap": tools[4]}
+    toolbar = models.Toolbar(tools=tools, logo=None, **first)
+    cells = [(each, *divmod(number, 3)) for number, each in enumerate([*panels, place])]
+    grid = models.GridPlot(children=cells, toolbar=toolbar, toolbar_location="right", cols="1fr", rows="1fr")
+    grid.sizing_mode = "stretch_both"
+    document = Document()
+    document.add_root(column(row(classes, every, none, errors), grid, sizing_mode="stretch_both"))
+    document.js_on_event("document_ready", summary)
+
+    ids: dict[str, int] = {}  # Bokeh counts its models in one row for the process; here each page starts at 0
+    stable = lambda match: f'{match[1]}"m{ids.setdefault(match[2], len(ids))}"'
+    item = re.sub(r'("(?:root_)?id": )"([^"]+)"', stable, json.dumps(json_item(document.roots[0])))
+    scripts = Resources("inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
+    fields = {"title": html.escape(title), "count": f"{len(numbers):,}", "bokeh": "\n".join(scripts)}
+    fields |= {"sheet": sprite_sheet(images[numbers]), "item": item.replace("</", "<\\/")}
+    with replacing(path) as temporary:
+        temporary.write_text(PAGE.substitute(fields), encoding="utf-8", newline="\n")

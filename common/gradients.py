@@ -1,0 +1,283 @@
+"""Gradients checked by central differences and by torch.autograd, in float64: of task 1's layers or of another file.
+
+Other solutions may work on NumPy arrays or torch tensors, with weights [out, in] or [in, out] and labels as classes or
+one-hot. Errors are relative to the largest entry of a gradient. PyTorch is imported only where it is the reference.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.checks import Failure
+
+STEPS = (1e-5, 1e-6, 1e-7)  # of central differences, largest first
+DIFFERENCES_TOLERANCE = 1e-7
+AUTOGRAD_TOLERANCE = 1e-9
+NAMES = ("Linear", "ReLU", "Softmax", "CrossEntropyLoss")
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest magnitude in either; infinity for other shapes or NaN."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return np.inf
+    scale = max(np.abs(found).max(initial=0), np.abs(expected).max(initial=0))
+    return float(np.abs(found - expected).max(initial=0) / scale) if scale > 0 else 0.0
+
+
+def central_differences(loss: Callable[[], float], array: np.ndarray, entries: np.ndarray | None = None) -> np.ndarray:
+    """Return ∂loss/∂array by (loss(a + h) - loss(a - h)) / 2h, entry by entry; `array` is changed and restored.
+
+    `entries` limits the work to these flat indices, and the result [len(entries)] to them. A step that crosses a kink
+    of a ReLU shows when half the step gives another slope; then a smaller step is taken.
+    """
+    flat = array.reshape(-1)
+    indices = np.arange(flat.size) if entries is None else entries
+    slopes = np.array([_slope(loss, flat, index) for index in indices])
+    return slopes.reshape(array.shape) if entries is None else slopes
+
+
+def _slope(loss: Callable[[], float], flat: np.ndarray, index: int) -> float:
+    original = flat[index]
+
+    def difference(step: float) -> float:
+        flat[index] = original + step
+        above = loss()
+        flat[index] = original - step
+        below = loss()
+        flat[index] = original
+        return (above - below) / (2 * step)
+
+    for step in STEPS:
+        slope, half = difference(step), difference(step / 2)
+        if abs(slope - half) <= 1e-9 + 1e-6 * abs(slope):
+            break
+    return slope
+
+
+def parameter_names(layer: Any) -> list[str]:
+    """Return the names of the layer's arrays that have a gradient `grad_NAME` beside them."""
+    return [name for name in vars(layer) if f"grad_{name}" in vars(layer)]
+
+
+def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
+    """Return the error of every parameter's gradient in task 1's network, by central differences on one batch."""
+    mlp.loss(x, y)
+    mlp.backward()
+    errors = []
+    for layer, name in [(each, name) for each in mlp.layers for name in parameter_names(each)]:
+        array = getattr(layer, name)
+        slopes = central_differences(lambda: mlp.loss(x, y), array)
+        error = relative_error(getattr(layer, f"grad_{name}"), slopes)
+        errors.append({"parameter": name, "shape": list(array.shape), "error": error})
+    return errors
+
+
+class Check(NamedTuple):
+    """One gradient of a layer: its errors against differences and autograd, and a remark if it is wrong."""
+
+    layer: str
+    gradient: str
+    shape: tuple[int, ...]
+    differences_error: float
+    autograd_error: float
+    remark: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both errors are within the tolerances."""
+        return self.differences_error <= DIFFERENCES_TOLERANCE and self.autograd_error <= AUTOGRAD_TOLERANCE
+
+
+def check_file(path: Path) -> list[Check]:
+    """Check the four classes that a solution defines; raise `Failure` if that is not possible."""
+    if path.suffix != ".py" or not path.is_file():
+        raise Failure(f"there is no Python file {path}; name one that holds the classes {', '.join(NAMES)}")
+    sys.path.insert(0, str(path.parent.resolve()))  # for modules beside the file
+    try:
+        solution = load_definitions(path.read_bytes(), str(path))
+    except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can fix it
+        raise Failure(f"{path} cannot be imported: {_reason(error)}") from error
+    finally:
+        sys.path.pop(0)
+    missing = [name for name in NAMES if not hasattr(solution, name)]
+    if missing:
+        raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
+    try:
+        return check_classes(*(getattr(solution, name) for name in NAMES))
+    except Exception as error:  # foreign code, as above
+        raise Failure(f"{path} cannot be checked, its classes are not the sheet's: {_reason(error)}") from error
+
+
+def load_definitions(source: bytes, path: str) -> types.ModuleType:
+    """Execute the imports of a solution, its four classes and what those refer to; return the module.
+
+    Everything else is left out: a file without a main guard would train, draw and write when it is imported.
+    """
+    tree = ast.parse(source, path)
+    needed, kept = set(NAMES), [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
+    codes = [compile(ast.Module([node], []), path, "exec", dont_inherit=True) for node in tree.body]
+    while found := [k for k, code in enumerate(codes) if not kept[k] and needed & set(_names(code, "STORE_NAME"))]:
+        for k in found:
+            kept[k] = True
+            needed.update(_names(codes[k], "LOAD_NAME", "LOAD_GLOBAL"))
+    tree.body = [node for node, keep in zip(tree.body, kept, strict=True) if keep]
+    module = types.ModuleType("solution")
+    sys.modules["solution"] = module  # dataclasses look their module up
+    exec(compile(tree, path, "exec", dont_inherit=True), vars(module))
+    return module
+
+
+def _names(code: types.CodeType, *operations: str) -> Iterator[str]:
+    """Yield the names that the code loads or stores; what a class or function stores inside does not count."""
+    yield from (step.argval for step in dis.get_instructions(code) if step.opname in operations)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType) and "STORE_NAME" not in operations:
+            yield from _names(inner, *operations)
+
+
+def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) -> list[Check]:
+    """Check the gradients of the four classes for a batch of one and one of several rows."""
+    import torch
+
+    checks = []
+    for seed, (batch, inputs, outputs) in enumerate(((1, 1, 2), (5, 3, 4))):
+        rng = np.random.default_rng(seed)
+        layer = new_linear(linear, inputs, outputs, rng)
+        checks += check_layer(layer, linear_twin(layer, outputs), rng.normal(size=(batch, inputs)), rng)
+        logits = rng.normal(size=(batch, outputs))
+        checks += check_layer(relu(), torch.relu, logits, rng, like=layer)
+        checks += check_layer(softmax(), lambda z: torch.softmax(z, dim=1), logits, rng, like=layer)
+        checks.append(check_loss(cross_entropy(), logits / 2, rng, like=layer))
+    return checks
+
+
+def new_linear(linear: type, inputs: int, outputs: int, rng: np.random.Generator) -> Any:
+    """Return a Linear layer of any solution with random float64 weights and biases."""
+    takes_rng = "rng" in inspect.signature(linear).parameters
+    layer = linear(inputs, outputs, rng) if takes_rng else linear(inputs, outputs)
+    for name in ("weight", "bias"):
+        values = rng.normal(size=tuple(getattr(layer, name).shape))
+        setattr(layer, name, _like(layer, values))
+    return layer
+
+
+def linear_twin(layer: Any, outputs: int) -> Callable[..., Any]:
+    """Return torch's affine map for weights [out, in] or, as their shape tells, [in, out]."""
+    transposed = layer.weight.shape[0] != outputs
+    return lambda x, weight, bias: x @ (weight if transposed else weight.T) + bias.flatten()
+
+
+def check_layer(
+    layer: Any, twin: Callable[..., Any], x: np.ndarray, rng: np.random.Generator, like: Any = None
+) -> list[Check]:
+    """Check ∂L/∂x and the gradients of all parameters against differences and against `twin`, the same in torch.
+
+    L weights the outputs at random. `like` is a layer whose weights show which kind of array this one takes.
+    """
+    like = like or layer
+    parameters = parameter_names(layer) or [key for key in ("weight", "bias") if hasattr(layer, key)]
+
+    def forward() -> np.ndarray:
+        takes_remember = "remember" in inspect.signature(layer.forward).parameters
+        return _numpy(layer.forward(_like(like, x), **({"remember": True} if takes_remember else {})))
+
+    try:
+        delta = rng.normal(size=forward().shape)
+        found = {"x": _numpy(layer.backward(_like(like, delta)))}
+        found |= {key: _numpy(getattr(layer, f"grad_{key}")).copy() for key in parameters}
+    except Exception as error:  # foreign code, as above
+        return [Check(type(layer).__name__, "∂L/∂x", x.shape, np.inf, np.inf, _reason(error))]
+    arrays = {"x": x} | {key: _numpy(getattr(layer, key)) for key in parameters}
+    expected = _autograd(twin, list(arrays.values()), delta)
+    return [
+        Check(
+            type(layer).__name__,
+            f"∂L/∂{key}",
+            array.shape,
+            relative_error(found[key], central_differences(lambda: float((forward() * delta).sum()), array)),
+            relative_error(found[key], gradient),
+        )
+        for (key, array), gradient in zip(arrays.items(), expected, strict=True)
+    ]
+
+
+def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, like: Any) -> Check:
+    """Check ∂L/∂p of a cross-entropy of probabilities for classes or one-hot labels, and name a missing 1/N."""
+    exponentials = np.exp(logits)
+    p = exponentials / exponentials.sum(axis=1, keepdims=True)
+    y = rng.integers(0, logits.shape[1], len(logits))
+    one_hot, mean = np.eye(logits.shape[1])[y], -np.log(p[np.arange(len(y)), y]).mean()
+    labels: Any = None
+
+    def loss() -> float:
+        return float(criterion.forward(_like(like, p), labels))
+
+    def distance(kind: np.ndarray) -> float:
+        nonlocal labels
+        labels = _like(like, kind)
+        try:
+            return min(abs(loss() / factor - mean) for factor in (1, len(y)))
+        except Exception:  # foreign code, as above
+            return np.inf
+
+    try:
+        labels = _like(like, min((y, one_hot), key=distance))
+        loss()
+        found = _numpy(criterion.backward())
+    except Exception as error:  # foreign code, as above
+        return Check(type(criterion).__name__, "∂L/∂p", p.shape, np.inf, np.inf, _reason(error))
+    (expected,) = _autograd(lambda tensor: tensor.log(), [p], -one_hot / len(y))
+    lacks_mean = len(y) > 1 and relative_error(found, len(y) * expected) < AUTOGRAD_TOLERANCE
+    remark = "the 1/N of the mean is missing" if lacks_mean else ""
+    errors = (relative_error(found, reference) for reference in (central_differences(loss, p), expected))
+    return Check(type(criterion).__name__, "∂L/∂p", p.shape, *errors, remark)
+
+
+def _autograd(function: Callable[..., Any], arrays: Sequence[np.ndarray], delta: np.ndarray) -> list[np.ndarray]:
+    """Return the gradients of Σ delta · function(arrays) by PyTorch."""
+    import torch
+
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    total = (function(*tensors) * torch.from_numpy(delta)).sum()
+    return [gradient.numpy() for gradient in torch.autograd.grad(total, tensors)]
+
+
+def _reason(error: BaseException) -> str:
+    """Return the kind and the message of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _like(layer: Any, values: np.ndarray) -> Any:
+    """Return a copy of values, which the callee may change, as the kind of array that the layer's weights are."""
+    if not hasattr(getattr(layer, "weight", None), "detach"):
+        return values.copy()
+    import torch
+
+    return torch.from_numpy(values.copy())
+
+
+def _numpy(array: Any) -> np.ndarray:
+    """Return a NumPy view of an array or tensor."""
+    return array.detach().numpy() if hasattr(array, "detach") else np.asarray(array)
+
+
+def report(checks: list[Check]) -> None:
+    """Print the checks as a table; raise `Failure` when one does not pass."""
+    print(f"{'layer':18}{'gradient':12}{'shape':10}{'differences':>13}{'autograd':>11}  verdict")
+    for check in checks:
+        shape = "×".join(map(str, check.shape))
+        errors = f"{check.differences_error:13.1e}{check.autograd_error:11.1e}"
+        verdict = "right" if check.passed else f"WRONG  {check.remark}"
+        print(f"{check.layer:18}{check.gradient:12}{shape:10}{errors}  {verdict}")
+    wrong = sum(not check.passed for check in checks)
+    if wrong:
+        raise Failure(f"{wrong} of {len(checks)} gradients are wrong; the table above says which")

@@ -1,0 +1,83 @@
+"""How well classes separate: nearest neighbours, a linear classifier, confused pairs, variance between the classes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+
+from common.data import Vectors
+
+CLASSES = 10
+NEIGHBOURS = 10
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return how many examples of each class (row) were given each label (column), int64 [10, 10]."""
+    return confusion_matrix(labels, predicted, labels=range(CLASSES))
+
+
+def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
+    """Return the most confused pairs of classes of a confusion matrix, most confused first.
+
+    `images` counts both directions; `share` is their per cent of the images of both classes.
+    """
+    sizes = matrix.sum(axis=1)
+    pairs = []
+    for first, second in combinations(range(CLASSES), 2):
+        images = int(matrix[first, second] + matrix[second, first])
+        share = float(100 * images / max(sizes[first] + sizes[second], 1))
+        pairs.append({"classes": [first, second], "images": images, "share": share})
+    return sorted(pairs, key=lambda pair: -pair["share"])[:count]
+
+
+def accuracy_per_class(matrix: np.ndarray) -> list[float | None]:
+    """Return each class's accuracy in per cent from a confusion matrix; None for a class without images."""
+    counts = zip(np.diag(matrix), matrix.sum(axis=1), strict=True)
+    return [float(100 * right / size) if size else None for right, size in counts]
+
+
+def neighbour_separation(known: Vectors, tested: Vectors) -> dict[str, Any]:
+    """Return how well ten nearest neighbours among `known` classify `tested`, both with vectors [N, D].
+
+    `accuracy` is in per cent; `accuracy_per_class` and the most confused `pairs` are those of its confusion matrix.
+    """
+    # A tree is quicker in few dimensions, comparing all pairs is in many; both are exact.
+    algorithm = "kd_tree" if known.vectors.shape[1] <= 5 else "brute"
+    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(known.labels)), algorithm=algorithm).fit(*known)
+    matrix = confusion(tested.labels, classifier.predict(tested.vectors))
+    return {
+        "accuracy": float(100 * np.trace(matrix) / len(tested.labels)),
+        "accuracy_per_class": accuracy_per_class(matrix),
+        "pairs": confused_pairs(matrix),
+    }
+
+
+def linear_accuracy(known: Vectors, tested: Vectors) -> float:
+    """Return the accuracy in per cent of logistic regression, fitted to `known`, on `tested`.
+
+    Every dimension is first scaled to mean zero and variance one, both taken from `known`.
+    """
+    mean, deviation = known.vectors.mean(axis=0), known.vectors.std(axis=0)
+    deviation[deviation == 0] = 1
+    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((known.vectors - mean) / deviation, known.labels)
+    return float(100 * classifier.score((tested.vectors - mean) / deviation, tested.labels))
+
+
+def class_variance(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of vectors [N, D] that lies between the class means, and that within the classes, each [D].
+
+    Classes are weighted by size, so the sum of the two is the variance of all vectors.
+    """
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    between, within = np.zeros_like(mean), np.zeros_like(mean)
+    for number in np.unique(labels):
+        members = vectors[labels == number].astype(np.float64)
+        weight = len(members) / len(vectors)
+        between += weight * (members.mean(axis=0) - mean) ** 2
+        within += weight * members.var(axis=0)
+    return between, within
