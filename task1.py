@@ -314,6 +314,7 @@ def run_studies(options: argparse.Namespace) -> None:
     results = {
         "settings": settings,
         "depth": rows,
+        "more_points": studies.remedy_study(MLP, train, seed),
         "initialization": initialization.summarize(initialization.initialization_study(MLP, train, seed)),
         "gradient_norms": initialization.summarize_norms(norms),
         "normalization": studies.summarize_normalization(normalization),

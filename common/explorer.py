@@ -15,11 +15,9 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from bokeh import models
+from bokeh import models as bk
 from bokeh.document import Document
 from bokeh.embed import json_item
-from bokeh.layouts import column, row
-from bokeh.palettes import Greys256
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from bokeh.transform import linear_cmap
@@ -30,22 +28,18 @@ from common.runtime import replacing
 
 Space = tuple[str, np.ndarray, Sequence[float]]  # name, points [N, 2], the two components' shares of the variance
 CLASSES = list(range(len(CLASS_COLOURS)))
-ACROSS = 64  # images in a row of the sheet
-ZOOM = 4  # of the image in the tooltip
-INK = "#222222"
-BARE = {"tools": "", "toolbar_location": None, "sizing_mode": "stretch_both", "outline_line_color": None}
+ACROSS, ZOOM = 64, 4  # images in a row of the sheet of all images, enlargement in the tooltip
+STRETCH = {"sizing_mode": "stretch_both"}
+BARE = {"tools": "", "toolbar_location": None, "outline_line_color": None, **STRETCH}
 PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>
+<html lang="en"><meta charset="utf-8"><title>$title</title><style>
   html, body { height: 100%; margin: 0; box-sizing: border-box }
   body { display: grid; grid-template-rows: auto minmax(560px, 1fr); padding: 8px 12px; font: 14px/1.35 sans-serif }
-  h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }
-</style>
+  h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }</style>
 <script>$bokeh</script>
 <header><h1>$title</h1><p>$count test images: a random sample and every one that the network gets wrong (dark rim).
 Point at a dot to see its image; click or drag to select images in every panel, Escape to clear; scroll to zoom.</p>
-</header><main id="page"></main>
-<script>(async () => {
+</header><main id="page"></main><script>(async () => {
   const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
   const context = new OffscreenCanvas(width, height).getContext("2d");
   context.drawImage(image, 0, 0);
@@ -61,19 +55,13 @@ TOOLTIP = f"""<style>.bk-tooltip-content > div:not(:last-child) {{ display: none
     var(--sheet) calc(-{ZOOM}px * @left) calc(-{ZOOM}px * @top) / {28 * ZOOM * ACROSS}px auto"></div>
   <div>label <b>@label</b><br>network <b>@answer</b>, @sure{{0.0}}% sure<br>image @number</div>
 </div>"""
-MARK = """
-const seen = cb_data.index.indices.slice(-1), {indices} = digits.selected;
-marked.indices = seen.length == 0 && indices.length == 1 ? indices : seen;
-"""
+MARK = """const seen = cb_data.index.indices.slice(-1), {indices} = digits.selected;
+marked.indices = seen.length == 0 && indices.length == 1 ? indices : seen;"""
 CLICK = "digits.selected.indices = digits.selected.indices.slice(-1);"
-FILTER = """
-const {label, wrong} = digits.data;
+FILTER = """const {label, wrong} = digits.data;
 shown.indices = [...label.keys()].filter(i => classes.active.includes(label[i]) && (wrong[i] || !errors.active));
-const left = new Set(shown.indices);
-digits.selected.indices = digits.selected.indices.filter(i => left.has(i));
-"""
-SUMMARY = """
-const {data, selected: {indices}} = digits, {number} = bars.data, {rgba, width} = window.sheet;
+digits.selected.indices = digits.selected.indices.filter(i => shown.indices.includes(i));"""
+SUMMARY = """const {data, selected: {indices}} = digits, {number} = bars.data, {rgba, width} = window.sheet;
 const chosen = indices.length ? indices : shown.indices, mean = picture.data.image[0].fill(0);
 for (const i of chosen)
   for (let k = 0; k < mean.length; k++)
@@ -83,29 +71,26 @@ marked.indices = indices.length == 1 ? indices : [];
 if (chosen.length == 1) {
   const [i] = chosen, share = number.map(k => data["p" + k][i]), text = share.map(p => (100 * p).toFixed(1) + "%");
   bars.data = {...bars.data, share, text, wrong: share.map(() => 0)};
-  words.text = `Image ${data.number[i]}: label ${data.label[i]}, the network answers ${data.answer[i]}<br>
-    bars: its probabilities`;
+  words.text = `Image ${data.number[i]}: label ${data.label[i]}, answer ${data.answer[i]}<br>bars: how sure the network is`;
 } else {
   const members = number.map(k => chosen.filter(i => data.label[i] == k)), sizes = members.map(each => each.length);
   const wrong = members.map(each => each.filter(i => data.wrong[i]).length), most = Math.max(1, ...sizes);
   bars.data = {...bars.data, share: sizes.map(n => n / most), text: sizes.map(String), wrong: wrong.map(n => n / most)};
   words.text = `${chosen.length} images ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} of
     them wrong<br>their mean; bars: images of each class (dark: wrong)`;
-}
-"""
+}"""
 
 
 def sprite_sheet(images: np.ndarray) -> str:
     """Return the data URL of one PNG that holds the images uint8 [M, 28, 28], 64 in a row."""
-    rows = -(-len(images) // ACROSS)
-    padded = np.concatenate([images, np.zeros((rows * ACROSS - len(images), 28, 28), np.uint8)])
-    sheet = padded.reshape(rows, ACROSS, 28, 28).swapaxes(1, 2).reshape(rows * 28, ACROSS * 28)
+    padded = np.pad(images, [(0, -len(images) % ACROSS), (0, 0), (0, 0)])
+    sheet = padded.reshape(-1, ACROSS, 28, 28).swapaxes(1, 2).reshape(-1, ACROSS * 28)
     file = io.BytesIO()
     Image.fromarray(sheet).save(file, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def draw_panel(digits: models.ColumnDataSource, space: Space, parts: dict[str, models.Model]) -> figure:
+def draw_panel(digits: bk.ColumnDataSource, space: Space, parts: dict[str, bk.Model]) -> figure:
     """Draw one space: dots for the images `shown`, which alone can be selected, and rings for the images `marked`."""
     name, _, shares = space
     place = {"x": f"{name} x", "y": f"{name} y", "source": digits}
@@ -115,51 +100,51 @@ def draw_panel(digits: models.ColumnDataSource, space: Space, parts: dict[str, m
     axes.xaxis.axis_label, axes.yaxis.axis_label = labels
     # The ranges hold the outermost dots of all classes, so that the buttons of the classes move nothing.
     outermost = [int(find(digits.data[place[axis]])) for axis in "xy" for find in (np.argmin, np.argmax)]
-    corners = axes.scatter(**place, view=models.CDSView(filter=models.IndexFilter(outermost)), visible=False)
+    corners = axes.scatter(**place, view=bk.CDSView(filter=bk.IndexFilter(outermost)), visible=False)
     for span in (axes.x_range, axes.y_range):
         span.renderers, span.range_padding = [corners], 0.06
-    fill, rim = linear_cmap("label", CLASS_COLOURS, -0.5, 9.5), linear_cmap("wrong", ("#00000000", INK), 0, 1)
+    fill, rim = linear_cmap("label", CLASS_COLOURS, -0.5, 9.5), linear_cmap("wrong", ("#00000000", "black"), 0, 1)
     look = {"size": 5, "fill_color": fill, "line_color": rim, "alpha": 0.85, "nonselection_alpha": 0.07}
-    dots = axes.scatter(**place, view=models.CDSView(filter=parts["shown"]), **look)
-    ring = {"size": 14, "line_width": 2.5, "line_color": INK, "fill_color": None, "nonselection_alpha": 1}
-    axes.scatter(**place, view=models.CDSView(filter=parts["marked"]), **ring)
-    lasso, box = models.LassoSelectTool(continuous=False), models.BoxSelectTool(continuous=False)
-    tap = models.TapTool(mode="replace", callback=models.CustomJS(args=parts, code=CLICK))
-    hover = models.HoverTool(tooltips=TOOLTIP, callback=models.CustomJS(args=parts, code=MARK))
+    dots = axes.scatter(**place, view=bk.CDSView(filter=parts["shown"]), **look)
+    ring = {"size": 14, "line_width": 2.5, "line_color": "black", "fill_color": None, "nonselection_alpha": 1}
+    axes.scatter(**place, view=bk.CDSView(filter=parts["marked"]), **ring)
+    lasso, box, wheel = bk.LassoSelectTool(continuous=False), bk.BoxSelectTool(continuous=False), bk.WheelZoomTool()
+    tap = bk.TapTool(mode="replace", callback=bk.CustomJS(args=parts, code=CLICK))
+    hover = bk.HoverTool(tooltips=TOOLTIP, callback=bk.CustomJS(args=parts, code=MARK))
     for tool in (lasso, box, tap, hover):
         tool.renderers = [dots]
-    axes.add_tools(lasso, box, models.PanTool(), models.WheelZoomTool(), tap, hover, models.ResetTool())
+    axes.add_tools(lasso, box, bk.PanTool(), wheel, tap, hover, bk.ResetTool())
+    axes.toolbar.update(active_drag=lasso, active_scroll=wheel, active_tap=tap)
     return axes
 
 
-def draw_summary() -> tuple[models.LayoutDOM, dict[str, models.Model]]:
+def draw_summary() -> tuple[bk.LayoutDOM, dict[str, bk.Model]]:
     """Draw the sixth place, still empty; return it and the models that SUMMARY fills."""
-    words = models.Div(sizing_mode="stretch_width", height=38, styles={"font-size": "13px"})
-    picture = models.ColumnDataSource({"image": [np.zeros((28, 28))]})
-    columns = dict.fromkeys(("number", "share", "wrong", "text"), CLASSES)
-    bars = models.ColumnDataSource(columns | {"colour": CLASS_COLOURS})
+    words = bk.Div(sizing_mode="stretch_width", height=38, styles={"font-size": "13px"})
+    picture = bk.ColumnDataSource({"image": [np.zeros((28, 28))]})
+    bars = bk.ColumnDataSource({"colour": CLASS_COLOURS} | dict.fromkeys(("number", "share", "wrong", "text"), CLASSES))
     left = figure(match_aspect=True, min_width=90, min_height=100, **BARE)
     left.x_range.range_padding = left.y_range.range_padding = 0
-    ink = models.LinearColorMapper(palette=Greys256[::-1], low=0, high=255)
+    ink = bk.LinearColorMapper(palette=[f"#{k:02x}{k:02x}{k:02x}" for k in range(255, -1, -1)], low=0, high=255)
     left.image("image", x=0, y=0, dw=28, dh=28, origin="top_left", source=picture, color_mapper=ink)
     right = figure(x_range=(0, 1.4), y_range=(9.6, -0.6), min_width=110, min_height=100, **BARE)
     right.hbar("number", right="share", height=0.8, color="colour", source=bars)
-    right.hbar("number", right="wrong", height=0.8, color=INK, source=bars)
+    right.hbar("number", right="wrong", height=0.8, color="black", source=bars)
     right.text("share", "number", x_offset=4, text_baseline="middle", text_font_size="11px", source=bars)
     left.axis.visible = left.grid.visible = right.xaxis.visible = right.grid.visible = False
     right.yaxis.ticker = CLASSES
-    place = column(words, row(left, right, sizing_mode="stretch_both"), sizing_mode="stretch_both")
-    return place, {"words": words, "picture": picture, "bars": bars}
+    parts = {"words": words, "picture": picture, "bars": bars}
+    return bk.Column(words, bk.Row(left, right, **STRETCH), **STRETCH), parts
 
 
-def class_buttons() -> models.CheckboxButtonGroup:
+def class_buttons() -> bk.CheckboxButtonGroup:
     """Return the buttons 0 … 9 in the colours of the classes: they are the legend as well."""
     rules = ""
     for number, colour in enumerate(CLASS_COLOURS, 1):
         text = "white" if sum(bytes.fromhex(colour[1:])) < 370 else "black"
         rules += f".bk-btn:nth-child({number}) {{ box-shadow: inset 0 -4px {colour} }}\n"
         rules += f".bk-btn:nth-child({number}).bk-active {{ background: {colour}; color: {text} }}\n"
-    return models.CheckboxButtonGroup(labels=[str(k) for k in CLASSES], active=CLASSES, stylesheets=[rules])
+    return bk.CheckboxButtonGroup(labels=[str(k) for k in CLASSES], active=CLASSES, stylesheets=[rules])
 
 
 def save_page(
@@ -179,43 +164,37 @@ def save_page(
     numbers = np.concatenate([shown, np.setdiff1d(np.flatnonzero(answers != labels), shown)]).astype(int)  # [M]
     values = {"number": np.arange(len(labels)), "label": labels, "answer": answers, "wrong": answers != labels}
     values |= {"sure": 100 * probabilities.max(axis=1), **{f"p{k}": probabilities[:, k] for k in CLASSES}}
-    for name, points, _ in spaces:
-        values[f"{name} x"], values[f"{name} y"] = points.T
+    values |= {f"{name} {axis}": points[:, k] for name, points, _ in spaces for k, axis in enumerate("xy")}
     top, left = 28 * np.array(divmod(np.arange(len(numbers)), ACROSS))  # in the sheet
     columns = {name: each[numbers] for name, each in values.items()} | {"top": top, "left": left}
-    digits = models.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()})
+    digits = bk.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()})
 
     place, parts = draw_summary()
-    classes, errors = class_buttons(), models.Toggle(label="only errors")
-    every, none = models.Button(label="all"), models.Button(label="none")
+    classes, errors = class_buttons(), bk.Toggle(label="only errors")
+    every, none = bk.Button(label="all"), bk.Button(label="none")
     parts |= {"digits": digits, "classes": classes, "errors": errors}
-    parts |= {"shown": models.IndexFilter(list(range(len(numbers)))), "marked": models.IndexFilter([])}
-    summary, choose = models.CustomJS(args=parts, code=SUMMARY), models.CustomJS(args=parts, code=FILTER)
-    for model, attribute, call in (
-        (classes, "active", choose),
-        (errors, "active", choose),
-        (parts["shown"], "indices", summary),
-        (digits.selected, "indices", summary),
-    ):
-        model.js_on_change(attribute, call)
-    every.js_on_click(models.SetValue(obj=classes, attr="active", value=CLASSES))
-    none.js_on_click(models.SetValue(obj=classes, attr="active", value=[]))
+    parts |= {"shown": bk.IndexFilter(list(range(len(numbers)))), "marked": bk.IndexFilter([])}
+    summary, choose = bk.CustomJS(args=parts, code=SUMMARY), bk.CustomJS(args=parts, code=FILTER)
+    classes.js_on_change("active", choose)
+    errors.js_on_change("active", choose)
+    parts["shown"].js_on_change("indices", summary)
+    digits.selected.js_on_change("indices", summary)
+    every.js_on_click(bk.SetValue(obj=classes, attr="active", value=CLASSES))
+    none.js_on_click(bk.SetValue(obj=classes, attr="active", value=[]))
     panels = [draw_panel(digits, space, parts) for space in spaces]
-    tools = [models.ToolProxy(tools=list(same)) for same in zip(*(each.tools for each in panels), strict=True)]
-    first = {"active_drag": tools[0], "active_scroll": tools[3], "active_tap": tools[4]}
-    toolbar = models.Toolbar(tools=tools, logo=None, **first)
+    tools = [bk.ToolProxy(tools=list(same)) for same in zip(*(each.tools for each in panels), strict=True)]
+    toolbar = bk.Toolbar(tools=tools, logo=None, active_drag=tools[0], active_scroll=tools[3], active_tap=tools[4])
     cells = [(each, *divmod(number, 3)) for number, each in enumerate([*panels, place])]
-    grid = models.GridPlot(children=cells, toolbar=toolbar, toolbar_location="right", cols="1fr", rows="1fr")
-    grid.sizing_mode = "stretch_both"
+    grid = bk.GridPlot(children=cells, toolbar=toolbar, toolbar_location="right", cols="1fr", rows="1fr", **STRETCH)
     document = Document()
-    document.add_root(column(row(classes, every, none, errors), grid, sizing_mode="stretch_both"))
+    document.add_root(bk.Column(bk.Row(classes, every, none, errors), grid, **STRETCH))
     document.js_on_event("document_ready", summary)
-
-    ids: dict[str, int] = {}  # Bokeh counts its models in one row for the process; here each page starts at 0
-    stable = lambda match: f'{match[1]}"m{ids.setdefault(match[2], len(ids))}"'
-    item = re.sub(r'("(?:root_)?id": )"([^"]+)"', stable, json.dumps(json_item(document.roots[0])))
+    item = json.dumps(json_item(document.roots[0])).replace("</", "<\\/")  # a tag in a name must not end the script
+    # Bokeh numbers the models of a process in one row; here those of each page start at 0.
+    for number, name in enumerate(dict.fromkeys(re.findall(r'"id": "([^"]+)"', item))):
+        item = item.replace(f'"{name}"', f'"m{number}"')
     scripts = Resources("inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
     fields = {"title": html.escape(title), "count": f"{len(numbers):,}", "bokeh": "\n".join(scripts)}
-    fields |= {"sheet": sprite_sheet(images[numbers]), "item": item.replace("</", "<\\/")}
+    fields |= {"sheet": sprite_sheet(images[numbers]), "item": item}
     with replacing(path) as temporary:
         temporary.write_text(PAGE.substitute(fields), encoding="utf-8", newline="\n")

@@ -25,6 +25,7 @@ SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 1, 2, 4, 8, 12)
 SHOWN_DEPTHS = (0, 2, 4, 12)
+REMEDY = {"depth": 4, "points": 8000, "test_points": 1000, "noise": 0.3, "epochs": 10}  # scarce no more
 NORMALIZATION_POINTS = 1000
 DEEPEST = 12  # the network whose initialization and normalization are studied
 METHODS = (None, "batch", "layer")
@@ -141,6 +142,13 @@ def summarize_depths(losses: np.ndarray, errors: np.ndarray) -> list[dict[str, A
             | {"turned": int((test[:, -1] > TURNED * least).sum()), "diverged": int(np.isnan(least).sum())}
         )
     return rows
+
+
+def remedy_study(network: Network, train: Train, seed: int) -> dict[str, Any]:
+    """Train one depth on many points of the scarce setting's noise; return the settings and each run's final losses."""
+    losses, _ = train_all(network, train, [Variant(**REMEDY)], seed, "more points")
+    train_loss, test_loss = running_median(losses[0]).transpose(1, 0, 2)[:, :, -1]
+    return REMEDY | {"train": list_runs(train_loss), "test": list_runs(test_loss)}
 
 
 def print_depths(rows: list[dict[str, Any]]) -> None:
