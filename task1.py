@@ -312,7 +312,7 @@ def run_studies(options: argparse.Namespace) -> None:
     normalization = studies.normalization_study(MLP, train, seed)
     settings = studies.describe_settings()
     results = {
-        "settings": settings,
+        "settings": settings | {"batch_size": BATCH_SIZE},
         "depth": rows,
         "more_points": studies.remedy_study(MLP, train, seed),
         "initialization": initialization.summarize(initialization.initialization_study(MLP, train, seed)),
@@ -361,7 +361,7 @@ def main(options: argparse.Namespace) -> None:
     save_figure(figure, options.figures, "task1_loss")
     checked = MLP(seed=options.seed)
     results = {
-        "gradient_check": gradients.network_errors(checked, data.x_train[:32], data.y_train[:32]),  # 1.1
+        "gradient_check": gradients.network_errors(checked, data.x_train[:8], data.y_train[:8]),  # 1.1
         "difference_step": gradients.STEPS[0],
         "settings": {
             "hidden_channels": options.hidden_channels,

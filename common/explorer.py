@@ -37,7 +37,7 @@ PAGE = Template("""<!DOCTYPE html>
   body { display: grid; grid-template-rows: auto minmax(560px, 1fr); padding: 8px 12px; font: 14px/1.35 sans-serif }
   h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }</style>
 <script>$bokeh</script>
-<header><h1>$title</h1><p>$count test images: a random sample and every one that the network gets wrong (dark rim).
+<header><h1>$title</h1><p>Each dot is one of $count test images, all that the network gets wrong (dark rim) among them.
 Point at a dot to see its image; click or drag to select images in every panel, Escape to clear; scroll to zoom.</p>
 </header><main id="page"></main><script>(async () => {
   const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
@@ -49,8 +49,8 @@ Point at a dot to see its image; click or drag to select images in every panel, 
 })();</script></html>
 """)
 # Dots under the pointer are listed in the order in which they are drawn: the last one covers the others.
-TOOLTIP = f"""<style>.bk-tooltip-content > div:not(:last-child) {{ display: none }}</style>
-<div style="display: flex; gap: 8px; align-items: center; font-size: 13px; line-height: 1.5">
+TOOLTIP = f"""<div style="display: flex; gap: 8px; align-items: center; font-size: 13px; line-height: 1.5">
+  <style>.bk-tooltip-content > div > div:not(:last-child) {{ display: none }}</style>
   <div style="width: {28 * ZOOM}px; height: {28 * ZOOM}px; filter: invert(1); image-rendering: pixelated; background:
     var(--sheet) calc(-{ZOOM}px * @left) calc(-{ZOOM}px * @top) / {28 * ZOOM * ACROSS}px auto"></div>
   <div>label <b>@label</b><br>network <b>@answer</b>, @sure{{0.0}}% sure<br>image @number</div>
@@ -71,7 +71,7 @@ marked.indices = indices.length == 1 ? indices : [];
 if (chosen.length == 1) {
   const [i] = chosen, share = number.map(k => data["p" + k][i]), text = share.map(p => (100 * p).toFixed(1) + "%");
   bars.data = {...bars.data, share, text, wrong: share.map(() => 0)};
-  words.text = `Image ${data.number[i]}: label ${data.label[i]}, answer ${data.answer[i]}<br>bars: how sure the network is`;
+  words.text = `Image ${data.number[i]}: label ${data.label[i]}, network ${data.answer[i]}<br>bars: its probabilities`;
 } else {
   const members = number.map(k => chosen.filter(i => data.label[i] == k)), sizes = members.map(each => each.length);
   const wrong = members.map(each => each.filter(i => data.wrong[i]).length), most = Math.max(1, ...sizes);

@@ -1,10 +1,12 @@
-"""What the tests share: the project on the path, small data, and scripts as subprocesses."""
+"""What the tests share: the project on the path, small data, and scripts in this process or in one of their own."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -12,6 +14,20 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("MNIST_DIR", None)
+# Task 1 with studies of seconds: the same code, files and processes
+QUICK_TASK1 = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+from common import studies
+studies.SEEDS, studies.DEEPEST, studies.NORMALIZATION_POINTS = 2, 6, 100
+studies.DEPTHS = studies.SHOWN_DEPTHS = (0, 1, 2, 4)
+for setting in studies.SETTINGS.values():
+    setting.update(points=100, test_points=50, epochs=3)
+from common import initialization
+initialization.UNSTABLE_DEPTHS = (2, 4)
+sys.argv[0] = {str(ROOT / "task1.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run_script(script, *flags, cwd=None, **environment):
@@ -25,6 +41,30 @@ def run_script(script, *flags, cwd=None, **environment):
         encoding="utf-8",
         timeout=300,
     )
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run a script of the project in this process, where its imports are done already; return its exit status."""
+
+    def execute(script, *flags):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as ending:
+            return ending.code
+        finally:
+            plt.close("all")
+        return 0
+
+    return execute
+
+
+def write_quick_task1(folder):
+    """Write a script that runs task 1 with small studies to a folder; return its path."""
+    path = folder / "quick_task1.py"
+    path.write_text(QUICK_TASK1, encoding="utf-8")
+    return path
 
 
 def idx_bytes(array):

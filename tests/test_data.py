@@ -10,20 +10,35 @@ from conftest import idx_bytes
 from torchvision.datasets import MNIST
 
 import common.data
-from common.data import Images, convert_mnist_to_vectors, load_data, parse_idx
+from common.checks import Failure
+from common.data import Images, check_enough, convert_mnist_to_vectors, digest, load_data, parse_idx
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """A folder as torchvision leaves it: MNIST/raw with the four archives and their contents."""
+    folder = tmp_path_factory.mktemp("torchvision")
+    shutil.copytree(common.data.BUNDLED, folder / "MNIST" / "raw")
+    for archive in (folder / "MNIST" / "raw").glob("*.gz"):
+        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    return folder
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_arrays_equal_what_torchvision_reads(train, tmp_path):
-    shutil.copytree(common.data.BUNDLED, tmp_path / "MNIST" / "raw")
-    for archive in (tmp_path / "MNIST" / "raw").glob("*.gz"):
-        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
-    theirs = MNIST(tmp_path, train=train)
+def test_arrays_equal_what_torchvision_reads(train, unpacked):
+    theirs = MNIST(unpacked, train=train)
     images, labels = load_data(train=train)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int64
     assert np.array_equal(images, theirs.data.numpy())
     assert np.array_equal(labels, theirs.targets.numpy())
+
+
+def test_images_and_labels_can_be_changed_in_place():
+    images, labels = load_data(train=False)
+    images += 1
+    labels[:] = 0
+    assert not np.array_equal(images, load_data(train=False).images)
 
 
 def test_a_user_without_a_home_reads_the_bundled_archives(monkeypatch):
@@ -33,6 +48,47 @@ def test_a_user_without_a_home_reads_the_bundled_archives(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert len(load_data(train=False).labels) == 10_000
+
+
+@pytest.fixture
+def downloads(unpacked, tmp_path, monkeypatch):
+    """No bundled archives, an empty cache at tmp_path, and a download that copies; the list of what it copied."""
+
+    def download(url, download_root, filename, md5):
+        for name in (filename, filename.removesuffix(".gz")):
+            shutil.copy(unpacked / "MNIST" / "raw" / name, download_root)
+        copied.append(filename)
+
+    copied = []
+    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", download)
+    return copied
+
+
+def test_missing_archives_are_downloaded_once_to_where_torchvision_keeps_them(downloads, tmp_path, capsys):
+    for _ in range(2):
+        assert len(load_data(train=False).labels) == 10_000
+    assert sorted(downloads) == sorted(f"{name}.gz" for name in common.data.MD5)
+    assert len(MNIST(tmp_path / "mnist", train=False)) == 10_000
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0", lambda _: b""])
+def test_a_downloaded_archive_of_another_check_sum_is_refused(change, downloads, tmp_path):
+    load_data(train=False)
+    archive = tmp_path / "mnist" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    archive.write_bytes(change(archive.read_bytes()))
+    with pytest.raises(Failure, match=r"t10k-labels-idx1-ubyte\.gz is damaged; delete"):
+        load_data(train=False)
+
+
+def test_a_sound_archive_of_other_data_is_refused_as_official(downloads, tmp_path):
+    load_data(train=False)
+    archive = tmp_path / "mnist" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    archive.write_bytes(gzip.compress(idx_bytes(np.zeros(10_000))))
+    with pytest.raises(Failure, match="is damaged"):
+        load_data(train=False)
 
 
 def test_vectors_map_grey_values_linearly_to_minus_one_and_one():
@@ -59,17 +115,26 @@ def test_a_folder_of_any_count_is_read_plain_or_compressed(compressed, tmp_path,
         assert np.array_equal(data.labels, labels)
 
 
+def test_the_named_folder_goes_before_the_variable(small_mnist, monkeypatch):
+    monkeypatch.setenv("MNIST_DIR", "nowhere")
+    assert len(load_data(data_dir=small_mnist).labels) == 600
+    with pytest.raises(Failure, match="in nowhere"):
+        load_data()
+
+
 IMAGES, LABELS = np.zeros((3, 28, 28)), np.zeros(3)
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (b"", idx_bytes(LABELS), "cut short"),
-        (idx_bytes(IMAGES)[:-1], idx_bytes(LABELS), "promises"),
+        (b"", idx_bytes(LABELS), "the image file is cut short"),
+        (idx_bytes(IMAGES), b"", "the label file is cut short"),
+        (idx_bytes(IMAGES)[:-1], idx_bytes(LABELS), "2367 bytes where its header promises 2368"),
         (idx_bytes(IMAGES) + b"\0", idx_bytes(LABELS), "promises"),
-        (idx_bytes(LABELS), idx_bytes(LABELS), "cut short|magic"),
-        (idx_bytes(IMAGES), idx_bytes(IMAGES), "magic"),
+        (idx_bytes(IMAGES), idx_bytes(LABELS)[:-1], "promises"),
+        (idx_bytes(LABELS) + bytes(9), idx_bytes(LABELS), "magic number 0x801 instead of 0x803"),
+        (idx_bytes(IMAGES), idx_bytes(IMAGES), "magic number 0x803 instead of 0x801"),
         (idx_bytes(IMAGES[:2]), idx_bytes(LABELS), "2 images but 3 labels"),
         (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "label 10"),
         (idx_bytes(np.zeros((3, 32, 32))), idx_bytes(LABELS), "32×32"),
@@ -105,7 +170,7 @@ def test_a_mutated_idx_file_is_read_right_or_refused(compressed, tmp_path):
     suffix, pack = (".gz", gzip.compress) if compressed else ("", bytes)
     files = {f"train-images-idx3-ubyte{suffix}": images, f"train-labels-idx1-ubyte{suffix}": labels}
     good = {name: pack(idx_bytes(array)) for name, array in files.items()}
-    for _ in range(2000):
+    for _ in range(150):
         name = str(rng.choice(list(good)))
         contents = {**good, name: mutate(good[name], rng)}
         for path, content in contents.items():
@@ -117,3 +182,39 @@ def test_a_mutated_idx_file_is_read_right_or_refused(compressed, tmp_path):
         # the check sum of an archive leaves no other content than the good one
         sound = [idx_bytes(array) for array in files.values()] if compressed else list(contents.values())
         assert read == sound
+
+
+def small_images():
+    images = np.arange(3 * 784).reshape(3, 28, 28).astype(np.uint8)
+    return Images(images, np.array([2, 0, 1]))
+
+
+def test_a_digest_is_the_same_for_the_same_data_wherever_it_is_taken():
+    data = small_images()
+    padded = np.stack([data.images, data.images], axis=-1)
+    assert digest(data) == digest(Images(padded[..., 0], data.labels.copy())) == "b4dc61f848e046e6"
+
+
+@pytest.mark.parametrize("change", ["one grey value", "one label", "fewer images", "another order"])
+def test_a_digest_differs_for_other_data(change):
+    images, labels = small_images()
+    match change:
+        case "one grey value":
+            images[2, 27, 27] ^= 1
+        case "one label":
+            labels[2] = 9
+        case "fewer images":
+            images, labels = images[:2], labels[:2]
+        case "another order":
+            images, labels = images[::-1], labels[::-1]
+    assert digest(Images(images, labels)) != digest(small_images())
+
+
+def test_ten_images_of_each_of_two_classes_are_enough_for_statistics():
+    check_enough(np.array([3] * 10 + [8] * 10))
+
+
+@pytest.mark.parametrize(("labels", "least"), [([0] * 50, 50), ([0] * 50 + [1] * 9, 9), ([0, 1], 1)])
+def test_too_few_images_for_statistics_are_refused(labels, least):
+    with pytest.raises(Failure, match=f"only {least} of one class are too few"):
+        check_enough(np.array(labels))

@@ -1,81 +1,102 @@
 """Wrong use and bad input end with one line that says what to do, and leave what was there."""
 
 import gzip
-import io
 import shutil
-import sys
 from http.client import IncompleteRead
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import idx_bytes, run_script
+from conftest import idx_bytes, run_script, write_mnist
 
 import common.data
-import task2
-import task3
-import task4
-from common.runtime import run
-
-
-def check_failure(finished, message):
-    assert finished.returncode == 1
-    assert message in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
-
+import common.runtime
+import common.submission
 
 WRONG_USE = [("task1.py", "--epochs", value) for value in ("-1", "0", "1.5", "", "x", "1e3", "²")]
 WRONG_USE += [("task1.py", "--batch-size", value) for value in ("-1", "0", "1.5", "", "x")]
 WRONG_USE += [("task1.py", "--hidden-channels", "30", value) for value in ("0", "-1", "1.5", "x", "")]
-WRONG_USE += [("task1.py", "--learning-rate", value) for value in ("0", "-1", "nan", "inf", "x", "")]
+WRONG_USE += [("task1.py", "--hidden_channels", "30,30"), ("task1.py", "--hidden-channels")]
+WRONG_USE += [("task1.py", flag, "0") for flag in ("--learning-rate", "--learning_rate", "--lr")]
+WRONG_USE += [("task1.py", "--learning-rate", value) for value in ("-1", "nan", "inf", "x", "")]
+WRONG_USE += [("task1.py", "stray"), ("task1.py", "--data-dir", "."), ("task2.py", "--data-dir")]
 WRONG_USE += [("task2.py", "--seed", value) for value in ("-1", "x", "1.0", "", "4294967296")]
 WRONG_USE += [("task3.py", flag, "0") for flag in ("--epochs", "--batch-size", "--learning-rate")]
 WRONG_USE += [("task3.py", "--device", "abacus"), ("task4.py", "--device", ""), ("task4.py", "--epochs", "3")]
 WRONG_USE += [(script, "--checkpoint", folder) for script in ("task3.py", "task4.py") for folder in (".", "")]
-WRONG_USE += [("task1.py", "stray"), ("task2.py", "--data-dir"), ("task1.py", "--hidden-channels")]
 
 
 @pytest.mark.parametrize("words", WRONG_USE, ids=" ".join)
-def test_wrong_use_ends_with_status_2_and_the_usage(words):
+def test_wrong_use_ends_with_status_2_the_usage_and_one_line_that_names_the_flag(words, run_here, capsys):
     script, *flags = words
-    finished = run_script(script, *flags)
-    assert finished.returncode == 2
-    assert finished.stderr.startswith("usage: ")
-    assert ": error: " in finished.stderr.splitlines()[-1]
+    assert run_here(script, *flags) == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f"usage: {script} ")
+    assert last.startswith(f"{script}: error: ")
+    assert flags[0] in last
+
+
+@pytest.mark.parametrize("flags", [("--seed", "x"), ("--device", "abacus"), ("--epochs", "3"), ("stray",)], ids=" ".join)
+def test_wrong_use_of_the_submission_ends_with_status_2(flags, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["submission.py", *flags])
+    with pytest.raises(SystemExit) as ending:
+        common.submission.parse_options()
+    assert ending.value.code == 2
+    assert flags[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [("task1.py", "--epochs", "0"), ("task3.py", "--device", "abacus")], ids=" ".join)
+def test_wrong_use_in_the_shell_ends_with_status_2_and_no_traceback(words):
+    finished = run_script(*words)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith(f"usage: {words[0]} ")
     assert "Traceback" not in finished.stderr
 
 
-def test_figures_under_a_file_are_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    check_failure(run_script("task1.py", "--figures", tmp_path / "file" / "figures"), "Not a directory")
-
-
-def test_divergence_is_one_line_and_keeps_earlier_results(tmp_path):
-    (tmp_path / "task1.json").write_text("earlier")
-    check_failure(run_script("task1.py", "--learning-rate", "1e200", "--figures", tmp_path), "epoch 1, step")
-    assert [path.name for path in tmp_path.iterdir()] == ["task1.json"]
-    assert (tmp_path / "task1.json").read_text() == "earlier"
-
-
 @pytest.fixture
-def fail(monkeypatch, tmp_path):
-    """Run a script's command line in this process, where it has to fail; return its one line."""
+def fail(run_here, capsys, tmp_path):
+    """Run a script in this process, where it has to fail and to leave the figures alone; return its one line."""
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    (figures / "earlier").write_text("earlier")
 
-    def command(module, *flags):
-        words = [f"{module.__name__}.py", *map(str, flags), "--figures", str(tmp_path / "figures")]
-        monkeypatch.setattr(sys, "argv", words)
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
-        monkeypatch.setattr("signal.signal", lambda number, handler: None)
-        with pytest.raises(SystemExit) as ending:
-            run(module.main, module.parse_options())
-        message = ending.value.code
-        assert message.startswith(f"{module.__name__}.py: ")
-        assert "\n" not in message
-        assert list((tmp_path / "figures").iterdir()) == []
-        return message
+    def command(script, *flags):
+        assert run_here(script, "--figures", figures, *flags) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"{script}: ")
+        assert [(path.name, path.read_text()) for path in figures.iterdir()] == [("earlier", "earlier")]
+        return line
 
     return command
+
+
+def test_a_failure_in_the_shell_is_one_line_with_status_1(tmp_path):
+    finished = run_script("task2.py", "--data-dir", tmp_path / "none", "--figures", tmp_path)
+    assert finished.returncode == 1
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("task2.py: no train-images-idx3-ubyte or")
+    assert "--data-dir" in line
+
+
+def test_figures_under_a_file_are_one_line(fail, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "; fix that, or name another place" in fail("task1.py", "--figures", tmp_path / "file" / "figures")
+
+
+def test_a_figures_folder_that_cannot_be_written_is_one_line_before_the_work(fail, tmp_path, monkeypatch):
+    def refuse(**keywords):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    line = fail("task1.py")
+    assert line == f"task1.py: {tmp_path / 'figures'}: Permission denied; fix that, or name another place"
+
+
+def test_divergence_in_task_1_names_the_step_and_keeps_earlier_results(fail, tmp_path):
+    line = fail("task1.py", "--learning-rate", "1e200")
+    assert "in epoch 1, step " in line
+    assert "take a smaller --learning-rate" in line
 
 
 IMAGES, LABELS = np.zeros((3, 28, 28)), np.zeros(3)
@@ -91,116 +112,177 @@ DATA = {
     "labels": ({IMAGE_NAME: idx_bytes(IMAGES), LABEL_NAME: idx_bytes(LABELS + 10)}, "label 10"),
     "size": ({IMAGE_NAME: idx_bytes(np.zeros((3, 32, 32))), LABEL_NAME: idx_bytes(LABELS)}, "32×32"),
     "zero images": ({IMAGE_NAME: idx_bytes(IMAGES[:0]), LABEL_NAME: idx_bytes(LABELS[:0])}, "no images"),
-    "half an archive": ({f"{IMAGE_NAME}.gz": gzip.compress(idx_bytes(IMAGES))[:-9]}, "no whole gzip archive"),
-    "no archive": ({f"{IMAGE_NAME}.gz": b"text"}, "no whole gzip archive"),
+    "half an archive": ({f"{IMAGE_NAME}.gz": gzip.compress(idx_bytes(IMAGES))[:-9]}, "not a complete gzip archive"),
+    "no archive": ({f"{IMAGE_NAME}.gz": b"text"}, "not a complete gzip archive"),
 }
 
 
+
+
+@pytest.fixture
+def make_data(tmp_path):
+    """Write files to a folder of data; return the folder."""
+
+    def write(files):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return folder
+
+    return write
+
+
 @pytest.mark.parametrize(("files", "message"), DATA.values(), ids=DATA)
-@pytest.mark.parametrize("named", ["flag", "variable"])
-def test_a_bad_data_folder_is_one_line(named, files, message, tmp_path, monkeypatch, fail):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    if named == "flag":
-        assert message in fail(task2, "--data-dir", folder)
-    else:
-        monkeypatch.setenv("MNIST_DIR", str(folder))
-        assert message in fail(task3, "--checkpoint", tmp_path / "mlp.pt")
+def test_a_bad_data_folder_is_one_line(files, message, make_data, fail):
+    assert message in fail("task2.py", "--data-dir", make_data(files))
 
 
-def test_a_missing_data_folder_is_one_line_of_the_command(tmp_path):
-    check_failure(run_script("task2.py", "--data-dir", tmp_path / "none", "--figures", tmp_path), "--data-dir")
+@pytest.mark.parametrize("script", ["task3.py", "task4.py"])
+def test_a_bad_data_folder_in_the_environment_is_one_line(script, make_data, monkeypatch, tmp_path, fail):
+    monkeypatch.setenv("MNIST_DIR", str(make_data({})))
+    assert f"in {tmp_path / 'data'}; --data-dir or MNIST_DIR" in fail(script, "--checkpoint", tmp_path / "mlp.pt")
 
 
-@pytest.mark.parametrize("module", [task2, task4])
-def test_too_few_images_are_one_line(module, tmp_path, fail):
-    for split in ("train", "t10k"):
-        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((20, 28, 28))))
-        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(20)))
-    assert "too few for statistics" in fail(module, "--data-dir", tmp_path)
+@pytest.mark.parametrize("labels", [np.zeros(20), np.repeat([1, 2], [19, 1])], ids=["one class", "one image of a class"])
+@pytest.mark.parametrize("script", ["task2.py", "task4.py"])
+def test_too_few_images_are_one_line(script, labels, make_data, fail):
+    images = idx_bytes(np.zeros((20, 28, 28)))
+    splits = {split: {"images-idx3": images, "labels-idx1": idx_bytes(labels)} for split in ("train", "t10k")}
+    files = {f"{split}-{kind}-ubyte": content for split, kinds in splits.items() for kind, content in kinds.items()}
+    assert "too few for statistics" in fail(script, "--data-dir", make_data(files))
 
 
-@pytest.mark.parametrize("name", common.data.MD5)
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted"])
-def test_a_damaged_bundled_archive_without_a_network_is_one_line(damage, name, tmp_path, monkeypatch, fail):
-    bundled = shutil.copytree(common.data.BUNDLED, tmp_path / "mnist")
-    archive = bundled / f"{name}.gz"
-    content = bytearray(archive.read_bytes())
-    content[len(content) // 2] ^= 1
-    archive.write_bytes(content if damage == "flipped" else content[:-1])
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The place of downloads, empty, with no bundled archives beside it."""
+    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mnist"
+
+
+@pytest.fixture
+def download(monkeypatch):
+    """Replace torchvision's download of one archive."""
+    return lambda function: monkeypatch.setattr(
+        "torchvision.datasets.mnist.download_and_extract_archive", lambda url, **keywords: function(**keywords)
+    )
+
+
+def break_off(error):
+    def function(**keywords):
+        raise error
+
+    return function
+
+
+BUNDLED = common.data.BUNDLED
+
+
+def copy_bundled(download_root, filename, **keywords):
+    archive = Path(shutil.copy(BUNDLED / filename, download_root))
+    archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    return archive
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [*zip(common.data.MD5, ["flipped", "truncated", "empty", "deleted"], strict=True)]
+)
+def test_a_damaged_bundled_archive_without_a_network_is_one_line(name, damage, cache, monkeypatch, download, fail):
+    archive = shutil.copytree(BUNDLED, cache.parent.with_name("mnist")) / f"{name}.gz"
+    content = archive.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    archive.write_bytes({"flipped": flipped, "truncated": content[:-1]}.get(damage, b""))
     if damage == "deleted":
         archive.unlink()
-    monkeypatch.setattr(common.data, "BUNDLED", bundled)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", no_network)
-    assert f"{name}.gz is missing or damaged, and it could not be downloaded" in fail(task2)
-    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
-
-
-def no_network(*arguments, **keywords):
-    raise RuntimeError("no network")
+    monkeypatch.setattr(common.data, "BUNDLED", archive.parent)
+    download(break_off(RuntimeError("no network")))
+    assert f"{name}.gz is missing or damaged, and it could not be downloaded; restore it" in fail("task2.py")
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError("wrong sum"), ConnectionResetError(), IncompleteRead(b"")], ids=repr)
-def test_a_download_that_breaks_off_is_one_line(error, tmp_path, monkeypatch, fail):
-    def break_off(*arguments, **keywords):
-        raise error
-
-    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", break_off)
-    assert "it could not be downloaded; restore it" in fail(task2)
+def test_a_download_that_breaks_off_is_one_line(error, cache, download, fail):
+    download(break_off(error))
+    assert "it could not be downloaded; restore it" in fail("task2.py")
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, fail):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "it could not be downloaded; restore it" in fail(task2)
+def test_a_download_of_other_bytes_is_one_line_that_says_what_to_delete(cache, download, fail):
+    def tamper(**keywords):
+        with copy_bundled(**keywords).open("ab") as file:
+            file.write(b"\0")
+
+    download(tamper)
+    assert fail("task2.py").endswith(f"is damaged; delete {cache} and try again")
 
 
-def test_a_damaged_archive_is_downloaded_to_the_cache_once(tmp_path, monkeypatch):
-    def download(url, download_root, filename, md5):
-        archive = Path(shutil.copy(bundled / filename, download_root))
-        archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
-        downloads.append(filename)
+def test_a_cache_that_cannot_be_written_is_one_line(cache, fail):
+    cache.parent.write_text("")
+    assert "it could not be downloaded; restore it" in fail("task2.py")
 
-    bundled, downloads = common.data.BUNDLED, []
-    monkeypatch.setattr(common.data, "BUNDLED", tmp_path / "none")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", download)
+
+def test_missing_archives_are_downloaded_to_the_cache_once(cache, download):
+    downloads = []
+    download(lambda **keywords: downloads.append(copy_bundled(**keywords).name))
     for _ in range(2):
         assert len(common.data.load_data(train=False).labels) == 10_000
     assert sorted(downloads) == sorted(f"{name}.gz" for name in common.data.MD5)
-    assert {path.stem for path in (tmp_path / "cache" / "mnist").iterdir()} == set(common.data.MD5)
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path, monkeypatch, small_mnist, fail):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     flags = "--data-dir", small_mnist, "--device", "cuda", "--checkpoint", tmp_path / "mlp.pt"
-    assert "use --device auto" in fail(task3, *flags)
+    assert "use --device auto" in fail("task3.py", *flags)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"random"])
+@pytest.mark.parametrize("content", [None, b"", b"random"], ids=["missing", "empty", "random"])
 def test_a_named_checkpoint_that_is_none_is_one_line(content, tmp_path, small_mnist, fail):
     path = tmp_path / "mlp.pt"
     if content is not None:
         path.write_bytes(content)
-    assert "python task3.py" in fail(task4, "--data-dir", small_mnist, "--checkpoint", path)
+    line = fail("task4.py", "--data-dir", small_mnist, "--checkpoint", path)
+    assert str(path) in line
+    assert "python task3.py" in line
 
 
-def test_divergence_in_task_3_names_the_step_and_keeps_the_checkpoint(tmp_path, small_mnist, fail):
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, small_mnist, monkeypatch, fail):
+    def refuse(path, **keywords):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    line = fail("task4.py", "--data-dir", small_mnist, "--checkpoint", tmp_path / "mlp.pt")
+    assert f"{tmp_path / 'mlp.pt'}: Permission denied; fix that" in line
+
+
+def test_the_default_checkpoint_is_known_by_a_relative_path_and_trained_when_it_is_missing(
+    tmp_path, small_mnist, monkeypatch, run_here, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(common.runtime, "CHECKPOINT", tmp_path.resolve() / "artifacts" / "mlp.pt")
+    flags = "--data-dir", small_mnist, "--figures", "figures", "--checkpoint", "artifacts/mlp.pt"
+    assert run_here("task4.py", *flags) == 0, capsys.readouterr().err
+    assert "training the network of task 3 first" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"mlp.pt", "features.npz"}
+
+
+@pytest.mark.parametrize(
+    ("images", "flags"),
+    [(600, ()), (64, ("--batch-size", "64"))],
+    ids=["in the steps", "in the validation after the only step"],
+)
+def test_divergence_in_task_3_names_the_step_and_keeps_the_checkpoint(images, flags, tmp_path, fail):
     path = tmp_path / "mlp.pt"
     path.write_bytes(b"earlier")
-    flags = "--data-dir", small_mnist, "--checkpoint", path, "--learning-rate", "1e30"
-    assert "epoch 1, step" in fail(task3, *flags)
+    data = write_mnist(tmp_path / "data", images, 300)
+    line = fail("task3.py", "--data-dir", data, "--checkpoint", path, "--learning-rate", "1e30", *flags)
+    assert "the loss is not finite in epoch 1, step " in line
     assert path.read_bytes() == b"earlier"
+    assert {each.name for each in tmp_path.iterdir()} == {"figures", "data", "mlp.pt"}
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line_before_training(tmp_path, small_mnist, fail):
     (tmp_path / "file").write_text("")
-    assert "file: File exists; mend that" in fail(
-        task3, "--data-dir", small_mnist, "--checkpoint", tmp_path / "file" / "mlp.pt"
-    )
+    line = fail("task3.py", "--data-dir", small_mnist, "--checkpoint", tmp_path / "file" / "mlp.pt")
+    assert line.startswith(f"task3.py: {tmp_path / 'file'}: ")
+    assert "; fix that" in line

@@ -1,36 +1,43 @@
-"""Every hand-written gradient against central differences and torch.autograd, in float64."""
+"""Every hand-written gradient against central differences and torch.autograd, in float64; the check of other solutions."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import ROOT, run_script
+from torch import nn
 
-from common.gradient_check import central_differences, relative_error
-from common.losses import softmax_cross_entropy, softmax_cross_entropy_gradient
-from common.normalization import EPSILON, BatchNorm, LayerNorm
-from common.solution_check import (
+from common.gradients import (
     AUTOGRAD_TOLERANCE,
     DIFFERENCES_TOLERANCE,
+    central_differences,
     check_file,
     check_layer,
     check_loss,
     linear_twin,
+    network_errors,
     new_linear,
+    parameter_names,
+    relative_error,
     report,
 )
+from common.normalization import BatchNorm, LayerNorm
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
 
 SHAPES = [(1, 1, 1), (1, 3, 2), (5, 3, 4), (17, 2, 9)]
-functional = torch.nn.functional
+EXACT = 1e-12  # the same mathematics in another order
 
 
-def assert_right(checks):
-    assert checks
+def assert_right(checks, *gradients):
+    assert {check.gradient for check in checks} == {f"∂L/∂{name}" for name in gradients}
     for check in checks:
         assert check.differences_error < DIFFERENCES_TOLERANCE, check
         assert check.autograd_error < AUTOGRAD_TOLERANCE, check
+
+
+# The layers
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -39,127 +46,40 @@ def test_linear_gradients_are_right(batch, inputs, outputs, seed):
     rng = np.random.default_rng(seed)
     layer = new_linear(Linear, inputs, outputs, rng)
     checks = check_layer(layer, linear_twin(layer, outputs), rng.normal(size=(batch, inputs)), rng)
-    assert {check.gradient for check in checks} == {"∂L/∂x", "∂L/∂weight", "∂L/∂bias"}
-    assert_right(checks)
+    assert_right(checks, "x", "weight", "bias")
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("batch", "_", "channels"), SHAPES)
-@pytest.mark.parametrize(("layer", "twin"), [(ReLU, torch.relu), (Softmax, lambda z: torch.softmax(z, dim=1))])
+@pytest.mark.parametrize(("layer", "twin"), [(ReLU, torch.relu), (Softmax, nn.Softmax(dim=1))])
 def test_activation_gradients_are_right(layer, twin, batch, _, channels, seed):
     rng = np.random.default_rng(seed)
-    assert_right(check_layer(layer(), twin, rng.normal(size=(batch, channels)), rng))
+    assert_right(check_layer(layer(), twin, rng.normal(size=(batch, channels)), rng), "x")
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("batch", "_", "classes"), SHAPES)
 def test_cross_entropy_gradient_is_right_and_holds_the_mean(batch, _, classes, seed):
     rng = np.random.default_rng(seed)
-    like = Linear(1, 1, rng)
-    assert_right([check_loss(CrossEntropyLoss(), rng.normal(size=(batch, classes)) / 2, rng, like)])
-
-
-def batch_norm_twin(x, scale, shift):
-    return functional.batch_norm(x, None, None, scale, shift, training=True, eps=EPSILON)
-
-
-def layer_norm_twin(x, scale, shift):
-    return functional.layer_norm(x, x.shape[1:], scale, shift, eps=EPSILON)
+    check = check_loss(CrossEntropyLoss(), rng.normal(size=(batch, classes)) / 2, rng, like=Linear(1, 1))
+    assert_right([check], "p")
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
     ("layer", "twin", "batch", "channels"),
     [  # never two values to normalize: they always become 1 and -1, and the gradient is zero
-        (BatchNorm, batch_norm_twin, 3, 1),
-        (BatchNorm, batch_norm_twin, 17, 9),
-        (LayerNorm, layer_norm_twin, 1, 3),
-        (LayerNorm, layer_norm_twin, 17, 9),
+        (BatchNorm, lambda x, *gb: nn.functional.batch_norm(x, None, None, *gb, training=True), 3, 1),
+        (BatchNorm, lambda x, *gb: nn.functional.batch_norm(x, None, None, *gb, training=True), 17, 9),
+        (LayerNorm, lambda x, *gb: nn.functional.layer_norm(x, x.shape[1:], *gb), 1, 3),
+        (LayerNorm, lambda x, *gb: nn.functional.layer_norm(x, x.shape[1:], *gb), 17, 9),
     ],
 )
 def test_normalization_gradients_are_right(layer, twin, batch, channels, seed):
     rng = np.random.default_rng(seed)
     made = layer(channels)
     made.scale[:], made.shift[:] = rng.normal(size=(2, channels))
-    checks = check_layer(made, twin, rng.normal(size=(batch, channels)), rng)
-    assert {check.gradient for check in checks} == {"∂L/∂x", "∂L/∂scale", "∂L/∂shift"}
-    assert_right(checks)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("batch", [2, 6])
-def test_batch_norm_equals_torch_with_its_running_statistics(batch, training):
-    rng = np.random.default_rng(batch)
-    ours, theirs = BatchNorm(4), torch.nn.BatchNorm1d(4, dtype=torch.float64)
-    for _ in range(3):
-        x = rng.normal(3, 2, (batch, 4))
-        np.testing.assert_allclose(ours.forward(x, remember=True), theirs(torch.from_numpy(x)).detach(), rtol=1e-9)
-    np.testing.assert_allclose(ours.running_mean, theirs.running_mean, rtol=1e-12)
-    np.testing.assert_allclose(ours.running_variance, theirs.running_var, rtol=1e-12)
-    theirs.train(training)
-    x = rng.normal(size=(batch, 4))
-    np.testing.assert_allclose(ours.forward(x, training), theirs(torch.from_numpy(x)).detach(), rtol=1e-9, atol=1e-12)
-
-
-def test_layer_norm_equals_torch_in_training_and_evaluation():
-    x = np.random.default_rng(0).normal(3, 2, (5, 7))
-    theirs = torch.nn.LayerNorm(7, dtype=torch.float64)(torch.from_numpy(x)).detach()
-    for remember in (True, False):
-        np.testing.assert_allclose(LayerNorm(7).forward(x, remember), theirs, rtol=1e-9)
-
-
-def torch_loss(mlp, x, y):
-    """The same network and loss in torch; returns the loss and its parameters beside our names of their gradients."""
-    parameters = []
-
-    def parameter(layer, name):
-        tensor = torch.tensor(getattr(layer, name), requires_grad=True)
-        parameters.append((layer, name, tensor))
-        return tensor
-
-    for layer in mlp.layers:
-        match layer:
-            case Linear():
-                x = functional.linear(x, parameter(layer, "weight"), parameter(layer, "bias"))
-            case BatchNorm():
-                x = batch_norm_twin(x, parameter(layer, "scale"), parameter(layer, "shift"))
-            case LayerNorm():
-                x = layer_norm_twin(x, parameter(layer, "scale"), parameter(layer, "shift"))
-            case ReLU():
-                x = torch.relu(x)
-    return functional.cross_entropy(x, torch.from_numpy(y)), parameters
-
-
-NETWORKS = [(), (1,), (30, 30), (30,) * 10]
-
-
-@pytest.mark.parametrize(
-    ("normalization", "batch", "seed"), [(None, 1, 0), (None, 7, 1), ("batch", 9, 2), ("layer", 1, 3), ("layer", 7, 4)]
-)
-@pytest.mark.parametrize("hidden_channels", NETWORKS, ids=len)
-def test_network_gradients_are_right(hidden_channels, normalization, batch, seed):
-    rng = np.random.default_rng(seed)
-    mlp = MLP(3, hidden_channels, 4, seed, normalization)
-    x, y = rng.normal(size=(batch, 3)), rng.integers(0, 4, batch)
-    loss = mlp.loss(x, y)
-    grad_x = mlp.backward()
-
-    tensor = torch.tensor(x, requires_grad=True)
-    theirs, parameters = torch_loss(mlp, tensor, y)
-    assert loss == pytest.approx(theirs.item(), rel=1e-12)
-    theirs.backward()
-    found = [(x, grad_x, tensor)]
-    found += [(getattr(layer, name), getattr(layer, f"grad_{name}"), twin) for layer, name, twin in parameters]
-    largest = max(np.abs(gradient).max() for _, gradient, _ in found)
-    for values, gradient, twin in found:
-        assert gradient.shape == values.shape
-        if np.abs(gradient).max() < 1e-10 * largest:  # a bias before batch normalization has no effect
-            continue
-        assert relative_error(gradient, twin.grad.numpy()) < AUTOGRAD_TOLERANCE
-        entries = rng.permutation(values.size)[:4]
-        differences = central_differences(lambda: mlp.loss(x, y), values, entries)
-        scale = max(np.abs(gradient).max(), 1e-3 * largest)
-        np.testing.assert_allclose(differences, gradient.reshape(-1)[entries], atol=DIFFERENCES_TOLERANCE * scale)
+    assert_right(check_layer(made, twin, rng.normal(size=(batch, channels)), rng), "x", "scale", "shift")
 
 
 def test_relu_at_zero_has_slope_zero_as_in_torch():
@@ -171,6 +91,118 @@ def test_relu_at_zero_has_slope_zero_as_in_torch():
     assert layer.backward(np.ones_like(x)).tolist() == tensor.grad.tolist() == [[0, 0, 1, 0]]
 
 
+def test_relu_stops_even_an_infinite_gradient():
+    layer = ReLU()
+    layer.forward(np.array([[-1.0, 0.0, 2.0]]), remember=True)
+    assert layer.backward(np.full((1, 3), -np.inf)).tolist() == [[0, 0, -np.inf]]
+
+
+# The network
+
+
+def parameters(mlp):
+    """Every parameter of a network as (layer, name)."""
+    return [(layer, name) for layer in mlp.layers for name in parameter_names(layer)]
+
+
+def torch_twin(mlp):
+    """The same network in torch, logits out, with the same parameters in the same order."""
+    modules = []
+    for layer in mlp.layers[:-1]:
+        match layer:
+            case Linear():
+                modules.append(nn.Linear(*layer.weight.shape[::-1]))
+            case BatchNorm():
+                modules.append(nn.BatchNorm1d(len(layer.scale)))
+            case LayerNorm():
+                modules.append(nn.LayerNorm(len(layer.scale)))
+            case ReLU():
+                modules.append(nn.ReLU())
+    twin = nn.Sequential(*modules).double()
+    for tensor, (layer, name) in zip(twin.parameters(), parameters(mlp), strict=True):
+        tensor.data = torch.from_numpy(getattr(layer, name).copy())
+    return twin
+
+
+@pytest.mark.parametrize(
+    ("normalization", "batch", "seed"), [(None, 1, 0), (None, 7, 1), ("batch", 9, 2), ("layer", 1, 3), ("layer", 7, 4)]
+)
+@pytest.mark.parametrize("hidden_channels", [(), (1,), (30, 30), (30,) * 10], ids=len)
+def test_network_gradients_are_right(hidden_channels, normalization, batch, seed):
+    rng = np.random.default_rng(seed)
+    mlp = MLP(3, hidden_channels, 4, seed, normalization)
+    x, y = rng.normal(size=(batch, 3)), rng.integers(0, 4, batch)
+    loss = mlp.loss(x, y)
+    grad_x = mlp.backward()
+
+    twin, tensor = torch_twin(mlp), torch.tensor(x, requires_grad=True)
+    theirs = nn.functional.cross_entropy(twin(tensor), torch.from_numpy(y))
+    assert loss == pytest.approx(theirs.item(), rel=EXACT)
+    theirs.backward()
+    found = [(x, grad_x, tensor)]
+    for (layer, name), parameter in zip(parameters(mlp), twin.parameters(), strict=True):
+        found.append((getattr(layer, name), getattr(layer, f"grad_{name}"), parameter))
+    largest = max(np.abs(gradient).max() for _, gradient, _ in found)
+    for values, gradient, parameter in found:
+        expected = parameter.grad.numpy()
+        assert gradient.shape == values.shape
+        if np.abs(expected).max() < 1e-10 * largest:  # a bias before batch normalization has no effect
+            assert np.abs(gradient).max() < 1e-10 * largest
+            continue
+        assert relative_error(gradient, expected) < AUTOGRAD_TOLERANCE
+        entries = rng.permutation(values.size)[:4]
+        differences = central_differences(lambda: mlp.loss(x, y), values, entries)
+        scale = max(np.abs(gradient).max(), 1e-3 * largest)
+        np.testing.assert_allclose(differences, gradient.reshape(-1)[entries], atol=DIFFERENCES_TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("hidden_channels", [(), (30, 30)])
+def test_closed_form_equals_the_chain_through_loss_and_softmax(hidden_channels, seed):
+    rng = np.random.default_rng(seed)
+    mlp = MLP(3, hidden_channels, 4, seed)
+    x, y = rng.normal(size=(6, 3)), rng.integers(0, 4, 6)
+    loss = mlp.loss(x, y)
+    closed = mlp.backward()
+
+    criterion = CrossEntropyLoss()
+    assert criterion.forward(mlp.forward(x, remember=True), y) == pytest.approx(loss, rel=EXACT)
+    chain = criterion.backward()
+    for layer in reversed(mlp.layers):
+        chain = layer.backward(chain)
+    assert relative_error(chain, closed) < AUTOGRAD_TOLERANCE
+
+
+def classifier_of_logits():
+    """A network that hands its input to the softmax as it is."""
+    mlp = MLP(2, (), 2)
+    mlp.layers[0].weight[:] = np.eye(2)
+    return mlp
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_loss_and_gradient_at_extreme_logits_are_right(sign):
+    mlp = classifier_of_logits()
+    logits = np.array([[sign * 1e4, -sign * 1e4], [0.0, 0.0]])
+    loss = mlp.loss(logits, np.array([0, 1]))
+    assert loss == pytest.approx(((0 if sign > 0 else 2e4) + np.log(2)) / 2, rel=EXACT)
+    expected = [[0, 0] if sign > 0 else [-0.5, 0.5], [0.25, -0.25]]
+    np.testing.assert_allclose(mlp.backward(), expected, atol=EXACT)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e300, 1.7e308])
+def test_softmax_loss_and_gradients_are_finite_for_extreme_logits(scale):
+    logits = scale * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    y = np.array([1, 1])
+    p = Softmax().forward(logits)
+    assert np.array_equal(p, np.eye(2))
+    criterion, mlp = CrossEntropyLoss(), classifier_of_logits()
+    assert np.isfinite(criterion.forward(p, y))
+    assert np.isfinite(criterion.backward()).all()
+    assert np.isfinite(mlp.loss(logits, y))
+    assert np.isfinite(mlp.backward()).all()
+
+
 @pytest.mark.parametrize("learning_rate", [0.05, 1.0])
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
 def test_update_is_exactly_one_step_against_the_gradient(normalization, learning_rate):
@@ -178,21 +210,68 @@ def test_update_is_exactly_one_step_against_the_gradient(normalization, learning
     mlp = MLP(seed=1, normalization=normalization)
     mlp.loss(rng.normal(size=(8, 2)), rng.integers(0, 2, 8))
     mlp.backward()
-    names = [(layer, name) for layer in mlp.layers for name in vars(layer) if f"grad_{name}" in vars(layer)]
-    before = [(getattr(layer, name).copy(), getattr(layer, f"grad_{name}").copy()) for layer, name in names]
+    before = [(getattr(layer, name).copy(), getattr(layer, f"grad_{name}").copy()) for layer, name in parameters(mlp)]
     mlp.update(learning_rate)
-    for (layer, name), (old, gradient) in zip(names, before, strict=True):
+    assert len(before) == (6 if normalization is None else 10)
+    for (layer, name), (old, gradient) in zip(parameters(mlp), before, strict=True):
+        assert gradient.any() or (normalization == "batch" and name == "bias")
         assert np.array_equal(getattr(layer, name), old - learning_rate * gradient)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_loss_and_gradient_at_extreme_logits_are_right(sign):
-    logits = np.array([[sign * 1e4, -sign * 1e4], [0.0, 0.0]])
-    loss, p = softmax_cross_entropy(logits, np.array([0, 1]))
-    assert loss == pytest.approx(((0 if sign > 0 else 2e4) + np.log(2)) / 2, rel=1e-12)
-    expected = [[0, 0] if sign > 0 else [-0.5, 0.5], [0.25, -0.25]]
-    np.testing.assert_allclose(softmax_cross_entropy_gradient(p, np.array([0, 1])), expected, atol=1e-15)
+# The tools: differences, errors, the table of task 1
 
+
+def test_central_differences_find_the_derivative_and_restore_the_array():
+    a = np.array([[0.5, -1.0], [2.0, 3.0]])
+    before = a.copy()
+    assert relative_error(central_differences(lambda: float((a**3).sum()), a), 3 * a**2) < DIFFERENCES_TOLERANCE
+    some = central_differences(lambda: float((a**3).sum()), a, np.array([3, 0]))
+    assert relative_error(some, np.array([27, 0.75])) < DIFFERENCES_TOLERANCE
+    assert np.array_equal(a, before)
+
+
+@pytest.mark.parametrize("distance", [4e-6, -7e-7])
+def test_central_differences_step_over_no_kink(distance):
+    a = np.array([distance])  # the largest step would reach across the kink of |a|
+    assert central_differences(lambda: abs(a[0]), a) == pytest.approx([np.sign(distance)], rel=DIFFERENCES_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([1.0, -4.0], [1.0, -5.0], 0.2),
+        ([1.0, -5.0], [1.0, -4.0], 0.2),
+        ([0.0, 0.0], [0.0, 0.0], 0),
+        ([0.0, 0.0], [0.0, 1e-9], 1),
+        ([1.0, np.nan], [1.0, 1.0], np.inf),
+        ([1.0], [1.0, 1.0], np.inf),
+    ],
+)
+def test_errors_are_relative_to_the_largest_entry(found, expected, error):
+    assert relative_error(np.array(found), np.array(expected)) == pytest.approx(error, rel=EXACT)
+
+
+@pytest.mark.parametrize("broken", [None, 1, 4])
+def test_the_table_of_task_1_shows_which_gradient_is_wrong(broken, monkeypatch):
+    rng = np.random.default_rng(0)
+    mlp = MLP(2, (3, 4), 2)
+    if broken is not None:
+        layer, name = parameters(mlp)[broken]
+        right = layer.backward
+
+        def wrong(gradient):
+            result = right(gradient)
+            getattr(layer, f"grad_{name}").flat[-1] += 1e-3
+            return result
+
+        monkeypatch.setattr(layer, "backward", wrong)
+    rows = network_errors(mlp, rng.normal(size=(6, 2)), rng.integers(0, 2, 6))
+    shapes = [("weight", [3, 2]), ("bias", [3]), ("weight", [4, 3]), ("bias", [4]), ("weight", [2, 4]), ("bias", [2])]
+    assert [(row["parameter"], row["shape"]) for row in rows] == shapes
+    assert [k for k, row in enumerate(rows) if row["error"] > DIFFERENCES_TOLERANCE] == [broken] * (broken is not None)
+
+
+# The check of other solutions
 
 SOLUTION = """
 import torch
@@ -226,55 +305,164 @@ class Softmax:
 class CrossEntropyLoss:
     def forward(self, p, y):
         self.p, self.y = p, y
-        return -p[range(len(y)), y].log().mean()
+        return -p[range(len(y)), y].log().sum() / len(y)
     def backward(self):
         gradient = torch.zeros_like(self.p)
-        gradient[range(len(self.y)), self.y] = -1 / self.p[range(len(self.y)), self.y] / len(self.y)
-        return gradient
+        gradient[range(len(self.y)), self.y] = -1 / self.p[range(len(self.y)), self.y]
+        return gradient / len(self.y)
+"""
+HEAD, CLASS_LABELS = SOLUTION.split("class CrossEntropyLoss:")
+ONE_HOT = f"""{HEAD}class CrossEntropyLoss:
+    def forward(self, p, y):
+        self.p, self.y = p, y
+        return -(y * p.log()).sum() / len(y)
+    def backward(self):
+        return -self.y / self.p / len(self.y)
+"""
+DATACLASS = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+FIELDS = "    weight: torch.Tensor\n    bias: torch.Tensor\n"
+MADE = "def Linear(inputs, outputs):\n    return Affine(torch.randn(inputs, outputs), torch.zeros(outputs))\n"
+CONSTRUCTOR = """    def __init__(self, in_channels, out_channels):
+        self.weight = torch.randn(in_channels, out_channels)
+        self.bias = torch.zeros(out_channels)
+"""
+IN_PLACE = ("return x.clamp(min=0)", "x[x < 0] = 0\n        return x")
+RIGHT = {
+    "weights [in, out] in torch": SOLUTION,
+    "weights [out, in]": SOLUTION.replace("randn(in_channels, out_channels)", "randn(out_channels, in_channels)")
+    .replace("x @ self.weight", "x @ self.weight.T")
+    .replace("self.x.T @ gradient", "gradient.T @ self.x")
+    .replace("gradient @ self.weight.T", "gradient @ self.weight"),
+    "a bias [1, out]": SOLUTION.replace("zeros(out_channels)", "zeros(1, out_channels)").replace(
+        "gradient.sum(0)", "gradient.sum(0, keepdim=True)"
+    ),
+    "a ReLU in place": SOLUTION.replace(*IN_PLACE),
+    "a ReLU in place, backward as well": SOLUTION.replace(*IN_PLACE).replace(
+        "return gradient * (self.x > 0)", "gradient[self.x <= 0] = 0\n        return gradient"
+    ),
+    "one-hot labels": ONE_HOT,
+    "a dataclass": DATACLASS
+    + SOLUTION.replace("class Linear:", "@dataclass\nclass Affine:").replace(CONSTRUCTOR, FIELDS)
+    + MADE,
+}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("text", RIGHT.values(), ids=RIGHT)
+def test_a_right_solution_is_found_right(text, tmp_path):
+    checks = check_file(write(tmp_path / "other.py", text))
+    assert len(checks) == 12
+    assert_right(checks, "x", "weight", "bias", "p")
+
+
+def test_the_layers_of_task_1_are_found_right_by_their_file():
+    checks = check_file(ROOT / "task1.py")
+    assert len(checks) == 12
+    assert_right(checks, "x", "weight", "bias", "p")
+
+
+def test_a_helper_module_beside_the_file_is_found(tmp_path):
+    write(tmp_path / "helper_of_other.py", "def rectify(x):\n    return x.clamp(min=0)\n")
+    text = SOLUTION.replace("x.clamp(min=0)", "rectify(x)")
+    path_before = sys.path.copy()
+    checks = check_file(write(tmp_path / "other.py", f"from helper_of_other import rectify\n{text}"))
+    assert_right(checks, "x", "weight", "bias", "p")
+    assert sys.path == path_before
+
+
+# What a course's starter file looks like when it is filled in: it has no main guard.
+TRAINS = """
+from pathlib import Path
+import sys
+
+EPS = float("0")
+device = torch.device("cpu")
+print("training")
+x = Path("x").write_text("a local variable of the classes has this name")
+gradient: int = Path("gradient").write_text("and this")
+for p in range(3):
+    loss = Path(f"epoch {p}").write_text("left behind")
+model = Linear(2, 2), ReLU()
+Path("results").mkdir()
+sys.exit(Path("results", "curve").write_text("loss"))
 """
 
 
-def test_the_check_passes_for_task_1_as_a_command():
-    finished = run_script("task1.py", "--check-gradients")
+def test_only_the_definitions_of_a_file_without_a_main_guard_are_executed(tmp_path):
+    text = SOLUTION.replace("zeros(out_channels)", "zeros(out_channels, device=device)").replace("/ len(y)", "/ n(y)")
+    text = text.replace("import torch", f"import torch\n{TRAINS}", 1) + "def n(y):\n    return len(y) + EPS\n"
+    path = write(tmp_path / "other.py", text)
+    finished = run_script("task1.py", "--check-gradients", path, cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert finished.returncode == 0, finished.stderr
-    rows = finished.stdout.splitlines()[1:]
+    header, *rows = finished.stdout.splitlines()
+    assert header.split() == ["layer", "gradient", "shape", "differences", "autograd", "verdict"]
     assert len(rows) == 12
     assert all(row.endswith("right") for row in rows)
+    assert [file.name for file in tmp_path.iterdir()] == ["other.py"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (" / len(self.y)", "", r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing"),
-        ("self.x.T @ gradient", "gradient.T @ self.x", r"Linear .*weight .* WRONG"),
-        ("(self.x > 0)", "(self.x < 0)", r"ReLU .* WRONG"),
-        ("class Softmax", "class Other", r"has no Softmax"),
-        ("import torch", "import torch, no_such_module", r"cannot be imported: ModuleNotFoundError"),
-        ("import torch", "import torch; raise SystemExit('two\\nlines')", r"cannot be imported: SystemExit: two lines"),
-        ("def __init__", "def other", r"its classes are not the sheet's: TypeError: Linear\(\) takes no arguments"),
-        ("self.grad_bias = gradient.sum(0)", "raise NotImplementedError('later')", r"NotImplementedError: later"),
-    ],
-)
-def test_what_is_wrong_with_another_solution_is_named(old, new, message, tmp_path, capsys):
-    path = tmp_path / "other.py"
-    path.write_text(SOLUTION.replace(old, new), encoding="utf-8")
+WRONG = {
+    "class labels without 1/N": (
+        SOLUTION.replace("gradient / len(self.y)", "gradient"),
+        r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing",
+    ),
+    "one-hot labels without 1/N": (
+        ONE_HOT.replace(" / len(self.y)", ""),
+        r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing",
+    ),
+    "one-hot labels, loss and gradient without 1/N": (
+        ONE_HOT.replace(" / len(self.y)", "").replace(" / len(y)", ""),
+        r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing",
+    ),
+    "loss of the wrong sign": (SOLUTION.replace("return -p[", "return p["), r"CrossEntropyLoss .* WRONG  \n"),
+    "weight transposed": (
+        SOLUTION.replace("self.x.T @ gradient", "gradient.T @ self.x"),
+        r"Linear .*weight .* WRONG  \n",
+    ),
+    "ReLU of the other side": (SOLUTION.replace("(self.x > 0)", "(self.x < 0)"), r"ReLU .* WRONG  \n"),
+    "softmax without its sum": (
+        SOLUTION.replace("(gradient - (gradient * self.p).sum(1, keepdim=True))", "gradient"),
+        r"Softmax .* WRONG  \n",
+    ),
+    "no softmax": (SOLUTION.replace("class Softmax", "class Other"), r"other\.py has no Softmax; the check needs"),
+    "import fails": (f"import no_such_module\n{SOLUTION}", r"cannot be imported: ModuleNotFoundError"),
+    "exit on import": (
+        SOLUTION.replace("class ReLU:", "class ReLU:\n    raise SystemExit('two\\nlines')"),
+        r"cannot be imported: SystemExit: two lines",
+    ),
+    "no Python": ("class Linear(:", r"cannot be imported: SyntaxError"),
+    "no constructor": (
+        SOLUTION.replace("def __init__", "def other"),
+        r"its classes are not the sheet's: TypeError: Linear\(\) takes no arguments",
+    ),
+    "not done": (
+        SOLUTION.replace("self.grad_bias = gradient.sum(0)", "raise NotImplementedError('later')"),
+        r"Linear .* WRONG  NotImplementedError: later",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_another_solution_is_named(text, message, tmp_path, capsys):
+    path = write(tmp_path / "other.py", text)
     with pytest.raises(ValueError, match=r"^[^\n]+$") as failure:
         report(check_file(path))
     assert re.search(message, capsys.readouterr().out + str(failure.value))
 
 
-def test_a_file_that_is_no_solution_is_refused(tmp_path):
-    for path in (tmp_path / "none.py", tmp_path):
-        with pytest.raises(ValueError, match="there is no file"):
-            check_file(path)
-    (tmp_path / "text.txt").write_text("")
-    with pytest.raises(ValueError, match="no Python file"):
-        check_file(tmp_path / "text.txt")
+def test_the_number_of_wrong_gradients_is_named_and_right_ones_stay_right(tmp_path, capsys):
+    path = write(tmp_path / "other.py", SOLUTION.replace("(self.x > 0)", "(self.x < 0)"))
+    with pytest.raises(ValueError, match="2 of 12 gradients are wrong"):
+        report(check_file(path))
+    assert capsys.readouterr().out.count("right\n") == 10
 
 
-def test_another_solution_in_torch_passes_as_a_command(tmp_path):
-    path = tmp_path / "other.py"
-    path.write_text(SOLUTION, encoding="utf-8")
-    finished = run_script("task1.py", "--check-gradients", path, PYTHONIOENCODING="ascii")
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("right") == 12
+@pytest.mark.parametrize("name", ["none.py", "text.txt", "."])
+def test_a_file_that_is_no_solution_is_refused(name, tmp_path):
+    write(tmp_path / "text.txt", SOLUTION)
+    with pytest.raises(ValueError, match="there is no Python file"):
+        check_file(tmp_path / name)

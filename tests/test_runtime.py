@@ -1,13 +1,17 @@
-"""What every script does around its work: files are whole at any moment, and the output may be closed."""
+"""What every script does around its work: complete files at any moment, one line for every error, any output."""
 
+import argparse
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from common.runtime import STALE_SECONDS, replacing
+from common.checks import Failure
+from common.runtime import STALE_SECONDS, choose_device, replacing, run
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes and signals")
 
@@ -20,7 +24,7 @@ def path(tmp_path):
     return path
 
 
-def test_a_file_is_replaced_by_the_whole_new_one(path):
+def test_a_file_is_replaced_by_the_complete_new_one(path):
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
@@ -90,7 +94,7 @@ def script(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file that is always full")
 @pytest.mark.parametrize("work", ["print('text')", "print('text', flush=True)"])
 def test_output_to_a_full_disk_is_one_line(work, script):
-    line = "task0.py: output: No space left on device; mend that, or name another place\n"
+    line = "task0.py: output: No space left on device; fix that, or name another place\n"
     assert script(work, "> /dev/full") == (1, line)
 
 
@@ -99,13 +103,103 @@ def test_output_to_a_full_disk_is_one_line(work, script):
 def test_output_to_a_pipe_that_nobody_reads_is_one_line(work, script):
     reader, writer = os.pipe()
     os.close(reader)
-    line = "task0.py: output: Broken pipe; mend that, or name another place\n"
+    line = "task0.py: output: Broken pipe; fix that, or name another place\n"
     assert script(work, stdout=writer) == (1, line)
     os.close(writer)
 
 
-def test_too_little_memory_is_one_line(script):
-    assert script("raise MemoryError") == (1, "task0.py: not enough memory; choose a smaller network or batch\n")
+@pytest.fixture
+def ending(tmp_path, monkeypatch, capsys):
+    """Run `work` as a script's main in this process; return the exit status and what it writes to stderr."""
+
+    def call(work):
+        monkeypatch.setattr(sys, "argv", ["task0.py"])
+        status = 0
+        try:
+            run(lambda options: work(), argparse.Namespace(figures=tmp_path, show=False))
+        except SystemExit as ending:
+            status = ending.code
+        return status, capsys.readouterr().err
+
+    return call
+
+
+def throw(error):
+    raise error
+
+
+WANT_OF_MEMORY = {
+    "NumPy": lambda: np.empty(1 << 50),
+    "PyTorch": lambda: torch.empty(1 << 50),
+    "PyTorch on Windows": lambda: throw(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")),
+    "CUDA": lambda: throw(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")),
+    "MPS": lambda: throw(RuntimeError("MPS backend out of memory (MPS allocated: 0 bytes)")),
+}
+
+
+@pytest.mark.parametrize("work", WANT_OF_MEMORY.values(), ids=WANT_OF_MEMORY)
+def test_too_little_memory_is_one_line(work, ending):
+    assert ending(work) == (1, "task0.py: not enough memory; choose a smaller network or batch\n")
+
+
+OTHER_ERRORS = {
+    "shapes": (lambda: torch.ones(2) @ torch.ones(3), "size"),
+    "shared memory": (lambda: torch.ones(1).expand(2).add_(1), "single memory location"),
+    "defect": (lambda: throw(RuntimeError("CUDA error: an illegal memory access was encountered")), "illegal"),
+}
+
+
+@pytest.mark.parametrize(("work", "message"), OTHER_ERRORS.values(), ids=OTHER_ERRORS)
+def test_a_runtime_error_that_the_user_cannot_fix_keeps_its_traceback(work, message, ending):
+    with pytest.raises(RuntimeError, match=message):
+        ending(work)
+
+
+def test_a_failure_is_its_own_line_with_status_1(ending):
+    assert ending(lambda: throw(Failure("no data; get some"))) == (1, "task0.py: no data; get some\n")
+
+
+def test_an_interruption_is_one_line_with_status_130(ending):
+    assert ending(lambda: throw(KeyboardInterrupt)) == (130, "task0.py: interrupted\n")
+
+
+def test_a_file_that_cannot_be_written_is_named_in_one_line(ending):
+    line = "task0.py: task0.json: No space left on device; fix that, or name another place\n"
+    assert ending(lambda: throw(OSError(28, "No space left on device", "task0.json"))) == (1, line)
+
+
+@pytest.fixture
+def broken_card(monkeypatch):
+    """A CUDA device that is listed as available and on which nothing can be computed."""
+    ones = torch.ones
+
+    def fail_on_cuda(*size, device="cpu"):
+        if torch.device(device).type == "cuda":
+            raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
+        return ones(*size, device=device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", fail_on_cuda)
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so_in_one_line(broken_card, capsys):
+    assert choose_device("auto") == torch.device("cpu")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no kernel image is available" in line
+    assert "CPU" in line
+
+
+def test_a_named_device_that_does_not_work_is_a_failure_that_says_why(broken_card):
+    with pytest.raises(Failure, match=r"^--device cuda does not work \(CUDA error: no kernel image.*use --device cpu$"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_a_named_device_that_is_not_there_is_a_failure(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(Failure, match=f"--device {name}: .*; use --device auto"):
+        choose_device(name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")

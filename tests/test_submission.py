@@ -1,140 +1,271 @@
-"""The PDF of the answers: its claims hold for the results beside it, and a changed result names the sentence."""
+"""The PDF of the answers, on a small source of the test's own: what it is set from, and what is said about it."""
 
 import json
-import re
-import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
 
+import common.submission
+from common.checks import Failure
+from common.runtime import ROOT, run
 from common.submission import typeset
 
-CLAIMS = re.findall(r'#claim\(\s*"([^"]+)"', (ROOT / "figures" / "answers.typ").read_text(encoding="utf-8"))
+ANSWERS = """#let author = sys.inputs.at("author", default: "")
+#set document(author: author, date: none)
+#metadata(author) <author>
+#let results = json("task1.json")
+#let claim(sentence, holds) = if holds { sentence } else [#text(red, sentence) #metadata(sentence) <contradicted>]
+#claim("The loss falls", results.loss < 1)
+#claim("The seed is small", results.seed < 100)
+#include "task2.typ"
+"""
+TASK2 = """#image("task2_map.svg")
+#let results = json("task2.json")
+The variance is #results.variance.
+"""
+RESULTS = {
+    "task1.json": '{"seed": 0, "loss": 0.5}',
+    "task2.json": '{"seed": 0, "variance": 17.5}',
+    "task2_map.svg": '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>',
+}
+UNSIGNED = "the answers are unsigned; --author and --student-id sign them\n"
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A copy of the figures and results."""
-    return shutil.copytree(ROOT / "figures", tmp_path / "figures")
+def source(tmp_path, monkeypatch):
+    """The project's folder of figures, with a small source of the answers and nothing else."""
+    folder = tmp_path / "project" / "figures"
+    folder.mkdir(parents=True)
+    (folder / "answers.typ").write_text(ANSWERS)
+    (folder / "task2.typ").write_text(TASK2)
+    monkeypatch.setattr(common.submission, "FIGURES", folder)
+    return folder
 
 
-def change(folder, *changes):
-    """Replace results, each given as a path of keys that starts with the task, and a value."""
-    for (task, *keys, last), value in changes:
-        path = folder / f"{task}.json"
-        results = json.loads(path.read_text(encoding="utf-8"))
-        inner = results
-        for key in keys:
-            inner = inner[key]
-        inner[last] = value
-        path.write_text(json.dumps(results), encoding="utf-8")
+@pytest.fixture
+def folder(tmp_path, source):
+    """A folder elsewhere with the results that the source wants."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for name, content in RESULTS.items():
+        (folder / name).write_text(content)
+    return folder
 
 
-def test_the_results_contradict_no_claim_and_the_pdf_repeats_itself(folder):
-    assert typeset(folder, "Ada Lovelace", "4711") == []
-    first = (folder / "submission.pdf").read_bytes()
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_claims_that_the_results_contradict_are_returned_in_order(folder):
+    assert typeset(folder) == []
+    (folder / "task1.json").write_text('{"seed": 100, "loss": 0.5}')
+    assert typeset(folder) == ["The seed is small"]
+    (folder / "task1.json").write_text('{"seed": 100, "loss": 1.5}')
+    assert typeset(folder) == ["The loss falls", "The seed is small"]
+
+
+def test_the_same_results_give_the_same_bytes_and_others_give_others(folder):
+    def pdf():
+        typeset(folder, "Ada Lovelace", "4711")
+        return (folder / "submission.pdf").read_bytes()
+
+    first = pdf()
     assert first.startswith(b"%PDF")
-    assert b"Ada Lovelace" in first
-    typeset(folder, "Ada Lovelace", "4711")
-    assert (folder / "submission.pdf").read_bytes() == first
+    assert pdf() == first
+    (folder / "task2.json").write_text('{"seed": 0, "variance": 99}')
+    assert pdf() != first
+
+
+def test_a_folder_elsewhere_gets_the_pdf_and_nothing_else_changes(folder, source):
+    typeset(folder)
+    assert names(folder) == {*RESULTS, "submission.pdf"}
+    assert names(source) == {"answers.typ", "task2.typ"}
+
+
+def test_the_pdf_can_lie_beside_its_source(source):
+    for name, content in RESULTS.items():
+        (source / name).write_text(content)
+    typeset(source)
+    assert names(source) == {*RESULTS, "answers.typ", "task2.typ", "submission.pdf"}
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "contradicted"),
+    ("default", "author", "expected", "said"),
     [
-        (("task1", "gradient_check", 2, "error"), 1e-3, "1.1 the gradients agree with central differences"),
-        (("task1", "normalization", 3, "mean"), None, "5 ten times the rate does not diverge but ends higher"),
-        (("task2", "confusion", "pairs", 1, "classes"), [2, 3], "2.4 4, 7 and 9 overlap most"),
-        (("task3", "history", "test_accuracy", 4), 94.9, "3.3 five epochs pass 95 %"),
-        (("task4", "separation", 3, "silhouette"), 0.01, "4.3 separation grows with every layer"),
+        ("", None, b"", UNSIGNED),
+        ("", "Ada Lovelace", b"Ada Lovelace", ""),
+        ("Grace Hopper", None, b"Grace Hopper", ""),
+        ("Grace Hopper", "Ada Lovelace", b"Ada Lovelace", ""),
     ],
 )
-def test_a_changed_result_names_the_claim_that_it_contradicts(path, value, contradicted, folder):
-    change(folder, (path, value))
-    assert typeset(folder) == [contradicted]
+def test_the_name_on_the_command_line_replaces_the_one_in_the_source_and_none_is_said(
+    default, author, expected, said, folder, source, capsys
+):
+    (source / "answers.typ").write_text(ANSWERS.replace('default: ""', f'default: "{default}"'))
+    typeset(folder, author)
+    pdf = (folder / "submission.pdf").read_bytes()
+    assert [name for name in (b"Ada Lovelace", b"Grace Hopper") if name in pdf] == [name for name in [expected] if name]
+    assert capsys.readouterr().out == said
 
 
-def test_every_claim_can_be_contradicted(folder):
-    change(
-        folder,
-        (("task1", "gradient_check", 0, "error"), 1),
-        (("task1", "history", "test_loss", -1), 9),
-        (("task1", "depth", "sheet", 3, "test_mean"), 9),
-        (("task1", "studies", "regimes", "sheet", "points"), 10**6),
-        (("task1", "depth", "scarce", 3, "train_mean"), 9),
-        (("task1", "depth", "scarce", 5, "test_mean"), 0.01),
-        (("task1", "depth", "scarce", 5, "least_test_epoch"), 199),
-        (("task1", "unstable", 0, "diverged"), 3),
-        (("task1", "gradient_norms", "He", "output", 0), 1e9),
-        (("task1", "gradient_norms", "He", "weight", 0), 1e9),
-        (("task1", "normalization", 0, "diverged"), 0),
-        (("task1", "normalization", 2, "mean"), 1e-9),
-        (("task1", "normalization", 5, "mean"), 1e-9),
-        (("task2", "components", "likeness", 0, "cosine"), 0),
-        (("task2", "components", "likeness", 1, "cosine"), 0),
-        (("task2", "components", "likeness", 8, "cosine"), 1),
-        (("task2", "components", "variance_shares", 0), 0.9),
-        (("task2", "confusion", "accuracy_per_class", 5), 100),
-        (("task2", "confusion", "pairs", 0, "classes"), [0, 1]),
-        (("task2", "confusion", "accuracy"), 90),
-        (("task3", "parameters"), 1),
-        (("task3", "history", "test_accuracy", 4), 0),
-        (("task3", "history", "test_loss", -1), 9),
-        (("task3", "history", "train_loss", -1), 9),
-        (("task3", "confused_pairs", 0, "classes"), [0, 1]),
-        (("task4", "shapes", 0), [1, 1]),
-        (("task4", "separation", 4, "variance"), 0),
-        (("task4", "separation", 4, "neighbours"), 0),
-        (("task4", "separation", 0, "pairs", 0, "classes"), [0, 1]),
-        (("task4", "shifted_accuracy", 2), 99),
-    )
-    assert typeset(folder) == CLAIMS
-
-
-@pytest.fixture
-def checkout(folder):
-    """A checkout with only what the typesetting needs."""
-    shutil.copytree(ROOT / "common", folder.parent / "common", ignore=shutil.ignore_patterns("mnist", "__pycache__"))
-    return folder.parent
-
-
-def reuse(checkout):
-    command = [sys.executable, "-m", "common.submission", "--reuse"]
-    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, encoding="utf-8", timeout=60)
-
-
-def test_a_contradicted_claim_is_named_with_status_1_and_the_pdf_is_written(checkout):
-    (checkout / "figures" / "submission.pdf").unlink()
-    change(checkout / "figures", (("task4", "separation", 4, "variance"), 1))
-    finished = reuse(checkout)
-    assert finished.returncode == 1
-    assert "4.2 two components hold more of the variance with every layer" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
-    assert (checkout / "figures" / "submission.pdf").read_bytes().startswith(b"%PDF")
+def test_the_student_id_reaches_the_source(folder, source):
+    (source / "answers.typ").write_text(ANSWERS + '#assert(sys.inputs.student-id == "4711")\n')
+    typeset(folder, "Ada Lovelace", "4711")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("task3.json", None, "task3.json is missing; run python task3.py"),
+        ("task1.json", None, "task1.json is missing in {folder}; run python task1.py"),
+        ("task2_map.svg", None, "task2_map.svg is missing in {folder}; run python task2.py"),
         ("task2.json", b"{half", "task2.json cannot be read; run python task2.py"),
         ("task1.json", b"\xff\xfe", "task1.json cannot be read; run python task1.py"),
         ("task1.json", b"[]", "task1.json cannot be read; run python task1.py"),
-        ("task4.json", b'{"seed": 0}', "run python -m common.submission anew"),
-        ("task4_features.png", None, "task4_features.png is missing; run python task4.py"),
-        ("task4_features.png", b"no image", "run python -m common.submission anew"),
+        ("task1.json", b"7", "task1.json cannot be read; run python task1.py"),
+        ("task1.json", b"{}", "task1.json cannot be read; run python task1.py"),
     ],
 )
-def test_missing_and_unreadable_results_are_one_line_and_keep_the_old_pdf(name, content, message, checkout):
-    path = checkout / "figures" / name
-    path.unlink()
+def test_missing_and_unreadable_results_are_one_line_that_names_the_script_and_keeps_the_old_pdf(
+    name, content, message, folder
+):
+    (folder / "submission.pdf").write_text("earlier")
+    (folder / name).unlink()
     if content is not None:
-        path.write_bytes(content)
-    before = (checkout / "figures" / "submission.pdf").read_bytes()
-    finished = reuse(checkout)
-    assert finished.returncode == 1
-    assert message in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
-    assert (checkout / "figures" / "submission.pdf").read_bytes() == before
+        (folder / name).write_bytes(content)
+    with pytest.raises(Failure) as failure:
+        typeset(folder)
+    assert str(failure.value) == message.format(folder=folder)
+    assert (folder / "submission.pdf").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("task1.json", '{"seed": 0}', 'figures/answers.typ:6:33: dictionary does not contain key "loss"'),
+        ("task2_map.svg", "no image", "figures/task2_map.svg:1:"),
+    ],
+)
+def test_results_that_do_not_fit_the_source_are_one_line_with_the_place_and_the_command(name, content, message, folder):
+    (folder / "submission.pdf").write_text("earlier")
+    (folder / name).write_text(content)
+    with pytest.raises(Failure) as failure:
+        typeset(folder)
+    assert str(failure.value).startswith(message)
+    assert str(failure.value).endswith("if you did not change it, run python -m common.submission anew")
+    assert (folder / "submission.pdf").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(("file", "line"), [("answers.typ", 9), ("task2.typ", 4)])
+@pytest.mark.parametrize(
+    ("slip", "column", "message"),
+    [
+        ("number # 5", 8, "expected expression"),
+        ("me@home", 2, "label `<home>` does not exist"),
+        ("costs 5 $", 8, "unclosed delimiter"),
+        ('#text(red "sentence")', 9, "expected comma"),
+        ("#resutls", 1, "unknown variable"),
+    ],
+    ids=["hash", "at", "dollar", "comma", "name"],
+)
+def test_a_slip_in_the_source_is_one_line_with_file_line_column_and_the_remedy(
+    slip, column, message, file, line, folder, source
+):
+    (folder / "submission.pdf").write_text("earlier")
+    with (source / file).open("a") as text:
+        text.write(slip + "\n")
+    with pytest.raises(Failure) as failure:
+        typeset(folder)
+    assert str(failure.value).startswith(f"figures/{file}:{line}:{column}: {message}")
+    assert "backslash before # $ @" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert (folder / "submission.pdf").read_text() == "earlier"
+
+
+@pytest.fixture
+def submit(monkeypatch, source):
+    """Run the command in this process, the tasks replaced by what `task` returns; return status and their commands."""
+
+    def command(*flags, task=lambda words: 0):
+        commands = []
+
+        def run_task(words, **settings):
+            commands.append(words)
+            return SimpleNamespace(returncode=task(words))
+
+        monkeypatch.setattr(subprocess, "run", run_task)
+        monkeypatch.setattr(sys, "argv", ["submission.py", *map(str, flags)])
+        status = 0
+        try:
+            run(common.submission.main, common.submission.parse_options())
+        except SystemExit as ending:
+            status = ending.code
+        return status, commands
+
+    return command
+
+
+def flags_of(command):
+    """The flags of a command with their values."""
+    return dict(zip(command[2::2], command[3::2], strict=True))
+
+
+def test_the_four_tasks_run_in_order_with_the_flags_that_they_know(submit, folder, tmp_path):
+    flags = ("--seed", 5, "--figures", folder, "--data-dir", tmp_path / "data", "--device", "cpu")
+    status, commands = submit(*flags)
+    assert status == 0
+    assert [command[:2] for command in commands] == [[sys.executable, str(ROOT / f"task{n}.py")] for n in (1, 2, 3, 4)]
+    shared = {"--seed": "5", "--figures": str(folder)}
+    data = {"--data-dir": str(tmp_path / "data")}
+    model = {"--device": "cpu", "--checkpoint": str(folder / "mlp.pt")}
+    assert list(map(flags_of, commands)) == [shared, shared | data, *[shared | data | model] * 2]
+    assert (folder / "submission.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_without_flags_the_tasks_run_on_the_defaults_and_leave_the_network_in_artifacts(submit, source, monkeypatch):
+    monkeypatch.setattr(common.runtime, "FIGURES", source)
+    for name, content in RESULTS.items():
+        (source / name).write_text(content)
+    _, commands = submit()
+    flags = flags_of(commands[3])
+    checkpoint = str(ROOT / "artifacts" / "mlp.pt")
+    assert flags == {"--seed": "0", "--figures": str(source), "--device": "auto", "--checkpoint": checkpoint}
+
+
+def test_a_relative_folder_is_one_folder_for_the_tasks_and_for_the_pdf(submit, folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    status, commands = submit("--figures", folder.name)
+    assert status == 0
+    assert {flags_of(command)["--figures"] for command in commands} == {str(folder)}
+    assert "submission.pdf" in names(folder)
+
+
+def test_reuse_runs_no_task(submit, folder):
+    assert submit("--reuse", "--figures", folder) == (0, [])
+    assert "submission.pdf" in names(folder)
+
+
+def test_a_task_that_fails_ends_the_command_with_its_status_and_keeps_the_old_pdf(submit, folder, capsys):
+    (folder / "submission.pdf").write_text("earlier")
+    status, commands = submit("--figures", folder, task=lambda words: 3 if words[1].endswith("task2.py") else 0)
+    assert (status, len(commands)) == (3, 2)
+    assert (folder / "submission.pdf").read_text() == "earlier"
+    assert capsys.readouterr().err == ""  # the task has said why
+
+
+def test_a_contradicted_claim_is_named_with_status_1_and_what_to_do_and_the_pdf_is_written(submit, folder, capsys):
+    (folder / "task1.json").write_text(json.dumps({"seed": 100, "loss": 1.5}))
+    status, _ = submit("--reuse", "--figures", folder)
+    assert status == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "The loss falls; The seed is small" in line
+    assert "Rewrite these sentences" in line
+    assert "run the task again with its defaults" in line
+    assert (folder / "submission.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_author_and_student_id_on_the_command_line_sign_the_pdf(submit, folder, capsys):
+    submit("--reuse", "--figures", folder, "--author", "Ada Lovelace", "--student-id", "4711")
+    assert b"Ada Lovelace" in (folder / "submission.pdf").read_bytes()
+    assert "unsigned" not in capsys.readouterr().out

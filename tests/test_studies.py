@@ -1,0 +1,434 @@
+"""The studies of task 1: every number of their summaries worked by hand or in a second way."""
+
+import os
+import warnings
+
+import joblib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from common import initialization, studies
+from common.checks import Failure
+from common.data import bayes_limit, moons
+from common.studies import Variant, running_median, scale_weights, summarize_depths, train_variant
+from task1 import MLP, Linear, train
+
+TINY = {"points": 40, "test_points": 60, "noise": 0.3, "epochs": 3}
+NAN = np.nan
+
+# The limit that no classifier of the moons gets below
+
+
+@pytest.mark.parametrize("noise", [0.15, 0.3, 1.0])
+def test_the_bayes_limit_is_what_the_best_classifier_gets_on_random_points(noise):
+    rng = np.random.default_rng(0)
+    count, angle = 20_000, rng.uniform(0, np.pi, 20_000)
+    y = rng.integers(0, 2, count)
+    arcs = [[np.cos(angle), np.sin(angle)], [1 - np.cos(angle), 0.5 - np.sin(angle)]]
+    x = np.where(y == 0, *arcs) + rng.normal(0, noise, (2, count))
+    turn = np.linspace(0, np.pi, 401)  # ends at half weight: the trapezoidal rule
+    weights = np.where((turn == 0) | (turn == np.pi), 0.5, 1)
+    density = []
+    for horizontal, vertical in ([np.cos(turn), np.sin(turn)], [1 - np.cos(turn), 0.5 - np.sin(turn)]):
+        squares = (x[0][:, None] - horizontal) ** 2 + (x[1][:, None] - vertical) ** 2
+        density.append(np.exp(-squares / (2 * noise**2)) @ weights)
+    p = np.where(y == 0, *density) / sum(density)
+    loss, accuracy = bayes_limit(noise)
+    assert loss == pytest.approx(-np.log(p).mean(), abs=4 * np.log(p).std() / np.sqrt(count))
+    assert accuracy == pytest.approx(100 * (p > 0.5).mean(), abs=400 * (p > 0.5).std() / np.sqrt(count))
+
+
+@pytest.mark.parametrize(("noise", "loss", "accuracy"), [(0.02, 0, 100), (50, np.log(2), 50)])
+def test_the_bayes_limit_reaches_from_certainty_to_a_guess(noise, loss, accuracy):
+    assert bayes_limit(noise) == pytest.approx((loss, accuracy), abs=1e-2 * accuracy, rel=0)
+    assert bayes_limit(noise)[0] == pytest.approx(loss, abs=1e-3)
+
+
+# One run
+
+
+def test_the_running_median_is_of_the_last_tenth_and_at_least_three_epochs():
+    assert running_median(np.array([5.0, 1, 9, 2, 8])).tolist() == [5, 3, 5, 2, 8]
+    jump = np.r_[np.arange(46.0), 0, 46, 0, 47]  # fifty epochs, of which the last five count
+    assert running_median(jump)[[3, 4, 5, -1]].tolist() == [1.5, 2, 3, 45]
+    both = np.array([[[1.0, 2, 3]], [[6, 5, 4]]])
+    assert running_median(both).tolist() == [[[1, 1.5, 2]], [[6, 5.5, 5]]]
+
+
+VARIANTS = [
+    Variant(2, **TINY),
+    Variant(0, **TINY, learning_rate=0.5),
+    Variant(1, **TINY, weight_std=1.0, normalization="batch"),
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=range(3))
+def test_a_variant_is_trained_as_the_script_trains(variant):
+    losses, (wrong, share) = train_variant(MLP, train, variant, seed=5)
+
+    mlp = MLP(hidden_channels=[30] * variant.depth, seed=5, normalization=variant.normalization)
+    if variant.weight_std:
+        for layer in mlp.layers:
+            if isinstance(layer, Linear):
+                layer.weight *= variant.weight_std / np.sqrt(2 / layer.weight.shape[1])
+    data = moons(40, 60, 0.3, seed=5)
+    history = train(mlp, data, 3, learning_rate=variant.learning_rate, seed=5)
+    assert losses.tolist() == [history["train_loss"], history["test_loss"]]
+
+    p = mlp.forward(data.x_test)[np.arange(60), data.y_test]
+    assert 0 < wrong == (p < 0.5).sum() < 60
+    assert share == pytest.approx(np.log(p[p < 0.5]).sum() / np.log(p).sum(), rel=1e-9)
+
+
+def test_without_a_wrong_point_their_share_is_zero():
+    data = {"points": 200, "test_points": 50, "noise": 0.0, "epochs": 30}
+    _, errors = train_variant(MLP, train, Variant(2, **data, learning_rate=0.5), seed=0)
+    assert errors.tolist() == [0, 0]
+
+
+def test_all_values_from_the_epoch_of_a_divergence_are_nan():
+    def diverge(mlp, data, epochs, learning_rate, seed, report):
+        history = {"train_loss": [0.5], "test_loss": [0.6]}
+        report(1, history)
+        history["train_loss"].append(0.25)
+        history["test_loss"].append(0.375)
+        report(2, history)
+        raise Failure("the loss is inf")
+
+    losses, errors = train_variant(MLP, diverge, Variant(1, **{**TINY, "epochs": 4}), seed=0)
+    np.testing.assert_array_equal(losses, [[0.5, 0.25, NAN, NAN], [0.6, 0.375, NAN, NAN]])
+    np.testing.assert_array_equal(errors, [NAN, NAN])
+
+
+def test_a_run_that_diverges_at_once_is_nan_throughout():
+    arrays = train_variant(MLP, train, Variant(4, **TINY, learning_rate=1e200), seed=0)
+    assert [array.shape for array in arrays] == [(2, 3), (2,)]
+    assert all(np.isnan(array).all() for array in arrays)
+
+
+@pytest.mark.parametrize("std", [1.0, 0.1])
+def test_scaled_weights_have_the_given_deviation_in_every_layer(std):
+    mlp = MLP(50, (400, 30), 60, seed=0)
+    first = MLP(50, (400, 30), 60, seed=0).layers[2].weight
+    scale_weights(mlp, std)
+    for layer in mlp.layers[::2]:
+        assert layer.weight.std() == pytest.approx(std, rel=0.05)
+        assert not layer.bias.any()
+    np.testing.assert_allclose(mlp.layers[2].weight, first * std / np.sqrt(2 / 400), rtol=1e-12)
+
+
+def test_no_deviation_leaves_the_weights_as_they_are():
+    mlp = MLP(seed=3)
+    scale_weights(mlp, None)
+    assert np.array_equal(mlp.layers[2].weight, MLP(seed=3).layers[2].weight)
+
+
+# Many runs
+
+
+def test_runs_come_in_the_order_of_variants_and_seeds(monkeypatch):
+    monkeypatch.setattr(studies, "SEEDS", 2)
+    losses, errors = studies.train_all(MLP, train, VARIANTS, 7, "tiny")
+    assert losses.shape == (3, 2, 2, 3)
+    assert errors.shape == (3, 2, 2)
+    for k, variant in enumerate(VARIANTS):
+        for number in range(2):
+            alone = train_variant(MLP, train, variant, 7 + number)
+            assert np.array_equal(losses[k, number], alone[0])
+            assert np.array_equal(errors[k, number], alone[1])
+
+
+class Dying:
+    """A training routine that ends its process, unless that is the one of the tests."""
+
+    def __init__(self):
+        self.tests = os.getpid()
+
+    def __call__(self, *arguments, **keywords):
+        if os.getpid() != self.tests:
+            os._exit(1)
+
+
+@pytest.mark.skipif(joblib.cpu_count() == 1, reason="on one core there are no workers")
+def test_a_dead_worker_is_one_failure(monkeypatch):
+    monkeypatch.setattr(studies, "SEEDS", 2)
+    with pytest.raises(Failure, match=r"^a worker process died.*run the script again$"):
+        studies.train_all(MLP, Dying(), VARIANTS[:1], 0, "dying")
+
+
+def test_an_error_in_a_worker_is_raised_as_it_is(monkeypatch):
+    monkeypatch.setattr(studies, "SEEDS", 2)
+    with pytest.raises(ValueError, match="expected at least two points"):
+        studies.train_all(MLP, train, [VARIANTS[0]._replace(points=1)], 0, "wrong")
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """In place of the training: variants are written down, and their losses tell which variant they are of."""
+    seen = []
+
+    def train_all(network, routine, variants, seed, label):
+        assert (network, routine, seed) == (MLP, train, 9)
+        seen.extend(variants)
+        codes = np.arange(float(len(variants)))[:, None, None, None] + np.zeros((1, 3, 2, 4))
+        codes[:, 1, 1] = NAN  # of three seeds the second diverges, and in the train losses the third
+        codes[:, 2, 0] = NAN
+        return codes, np.zeros((len(variants), 3, 2))
+
+    monkeypatch.setattr(studies, "train_all", train_all)
+    monkeypatch.setattr(initialization, "train_all", train_all)
+    return seen
+
+
+@pytest.mark.parametrize("setting", studies.SETTINGS)
+def test_the_depth_study_varies_the_depth_alone_and_its_rows_name_it(setting, encoded):
+    rows = summarize_depths(*studies.depth_study(MLP, train, setting, 9))
+    assert [row["depth"] for row in rows] == [variant.depth for variant in encoded] == [0, 1, 2, 4, 8, 12]
+    assert [row["test"] for row in rows] == [[k, None, k] for k in range(6)]
+    assert [row["train"] for row in rows] == [[k, k, None] for k in range(6)]
+    assert {variant._replace(depth=0) for variant in encoded} == {Variant(0, **studies.SETTINGS[setting])}
+
+
+def test_the_sheets_setting_is_that_of_the_scripts_own_run():
+    assert Variant(2, **studies.SETTINGS["sheet"]) == Variant(2)
+
+
+def test_the_normalization_study_varies_method_and_rate_and_its_rows_name_them(encoded):
+    rows = studies.summarize_normalization(studies.normalization_study(MLP, train, 9))
+    pairs = [(method, rate) for method in (None, "batch", "layer") for rate in (0.05, 0.5)]
+    assert [(variant.normalization, variant.learning_rate) for variant in encoded] == pairs
+    assert [(row["method"], row["learning_rate"]) for row in rows] == [(name or "none", rate) for name, rate in pairs]
+    assert [row["test"] for row in rows] == [[k, None, k] for k in range(6)]
+    assert [row["diverged"] for row in rows] == [1] * 6
+    alike = {variant._replace(normalization=None, learning_rate=0.05) for variant in encoded}
+    assert alike == {Variant(12, points=1000, weight_std=1)}
+
+
+def test_the_initialization_study_goes_from_large_to_small_weights_and_its_rows_say_so(encoded):
+    results = initialization.summarize(initialization.initialization_study(MLP, train, 9))
+    assert [(variant.depth, variant.weight_std) for variant in encoded] == [
+        *[(depth, 1.0) for depth in (2, 4, 6, 8, 12)],
+        (12, 0.1),
+    ]
+    assert {variant._replace(depth=0, weight_std=None) for variant in encoded} == {Variant(0, epochs=2)}
+    assert results["large"] == [{"depth": depth, "diverged": 1} for depth in (2, 4, 6, 8, 12)]
+    assert results["small"] == [5, 5, None]
+
+
+def test_weights_that_diverge_are_counted_by_depth():
+    losses = np.ones((6, 4, 2, 2))
+    losses[1, 2, :, 1] = losses[3, :3, :, :] = losses[4] = NAN  # from the second epoch, and from the first
+    losses[5, :, 0] = [[0.9, 0.7], [0.9, 0.6], [0.9, NAN], [0.9, 0.5]]
+    results = initialization.summarize(losses)
+    assert [row["diverged"] for row in results["large"]] == [0, 1, 0, 3, 4]
+    assert results["small"] == [0.7, 0.6, None, 0.5]
+
+
+# The summary of the depths
+
+
+def depth_arrays(train_losses, test_losses, errors=((0, 0),)):
+    """Losses and errors of all depths, of which the first has these runs and the others ones."""
+    runs = np.stack([np.array(train_losses, float), np.array(test_losses, float)], axis=1)
+    losses = np.ones((len(studies.DEPTHS), *runs.shape))
+    losses[0] = runs
+    return losses, np.zeros((len(studies.DEPTHS), len(runs), 2)) + np.array(errors)
+
+
+def test_the_summary_of_a_depth_is_that_of_its_running_medians():
+    train_losses = [[9, 8, 7, 6, 5, 4, 3], [9, 9, 9, 9, 9, 9, 9]]
+    test_losses = [[8, 6, 4, 3, 5, 6, 9], [7, 6, 5, 4, 3, 2, 1]]
+    # running medians of three: 8, 7, 6, 4, 4, 5, 6 and 7, 6.5, 6, 5, 4, 3, 2
+    row = summarize_depths(*depth_arrays(train_losses, test_losses, [(4, 0.5), (3, 0.25)]))[0]
+    assert row == {
+        "depth": 0,
+        "train": [4, 9],
+        "test": [6, 2],
+        "least_test": [4, 2],
+        "least_epoch": [4, 7],
+        "wrong_points": [4, 3],
+        "wrong_share": [0.5, 0.25],
+        "turned": 1,
+        "diverged": 0,
+    }
+
+
+@pytest.mark.parametrize(("end", "turned"), [(1.24, 0), (1.26, 1)])
+def test_a_run_has_turned_around_above_five_quarters_of_its_minimum(end, turned):
+    test_losses = [[3, 1, 1, 1, end, end]]
+    assert summarize_depths(*depth_arrays([[1] * 6], test_losses))[0]["turned"] == turned
+
+
+def test_diverged_runs_are_null_in_every_column_and_counted():
+    late = [3, 2, 1, 1, NAN, NAN]
+    arrays = depth_arrays([late, [1] * 6, [NAN] * 6], [late, [1] * 6, [NAN] * 6], [(NAN, NAN), (2, 0.5), (NAN, NAN)])
+    row, other = summarize_depths(*arrays)[:2]
+    assert (row.pop("depth"), row.pop("turned"), row.pop("diverged"), other["diverged"]) == (0, 0, 2, 0)
+    assert {name: (runs[0], runs[2]) for name, runs in row.items()} == dict.fromkeys(row, (None, None))
+    assert {name: runs[1] for name, runs in row.items()} == {
+        **{"train": 1, "test": 1, "least_test": 1, "least_epoch": 1},
+        **{"wrong_points": 2, "wrong_share": 0.5},
+    }
+
+
+def test_the_printed_table_holds_medians_of_the_runs_that_did_not_diverge(capsys):
+    rows = [
+        {"depth": 4, "train": [0.5, None, 0.25], "test": [3, None, 1], "diverged": 1},
+        {"depth": 12, "train": [None], "test": [None], "diverged": 1},
+    ]
+    studies.print_depths(rows)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == [["4", "0.37500", "2.00000", "1"], ["12", "nan", "nan", "1"]]
+
+
+def test_the_settings_name_what_the_studies_use():
+    settings = studies.describe_settings()
+    assert settings["settings"] == studies.SETTINGS
+    for name, limit in settings["bayes"].items():
+        assert (limit["loss"], limit["accuracy"]) == bayes_limit(studies.SETTINGS[name]["noise"])
+
+
+# The gradients of new networks
+
+
+@pytest.fixture(scope="module")
+def norms():
+    return initialization.gradient_norms(MLP, 4)
+
+
+@pytest.mark.parametrize(("name", "std"), [("large", 1.0), ("He", None), ("small", 0.1)])
+def test_gradient_norms_equal_those_of_torch(name, std, norms):
+    torch = pytest.importorskip("torch")
+    for number in (0, 4):
+        mlp = MLP(hidden_channels=(30,) * 12, seed=4 + number)
+        data = moons(256, 2, seed=4 + number)
+        x, weights, outputs = torch.from_numpy(data.x_train), [], []
+        for k, layer in enumerate(mlp.layers[::2]):
+            weight = layer.weight if std is None else layer.weight * std / np.sqrt(2 / layer.weight.shape[1])
+            weights.append(torch.tensor(weight, requires_grad=True))
+            outputs.append((torch.relu(x) if k else x) @ weights[-1].T)
+            outputs[-1].retain_grad()
+            x = outputs[-1]
+        torch.nn.functional.cross_entropy(x, torch.from_numpy(data.y_train)).backward()
+        for kind, tensors in (("weight", weights), ("output", outputs)):
+            assert norms[name][kind].shape == (studies.SEEDS, 13)
+            np.testing.assert_allclose(norms[name][kind][number], [t.grad.norm().item() for t in tensors], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "std"), [("large", 1.0), ("He", np.sqrt(2 / 30)), ("small", 0.1)])
+def test_gradients_grow_from_layer_to_layer_by_the_law(name, std, norms):
+    logarithms = np.log(norms[name]["output"][:, :12]).mean(axis=0)
+    slope = -np.polyfit(np.arange(12), logarithms, 1)[0]  # backward
+    assert slope == pytest.approx(np.log(std * np.sqrt(30 / 2)), abs=0.15)
+
+
+def test_a_probe_changes_neither_outputs_nor_gradients():
+    x, y = np.random.default_rng(0).normal(size=(5, 2)), np.array([0, 1, 0, 1, 1])
+    plain, probed = MLP(), MLP()
+    probe = initialization._Probe()
+    probed.layers.insert(1, probe)
+    assert np.array_equal(probed.forward(x), plain.forward(x))
+    assert probed.loss(x, y) == plain.loss(x, y)
+    assert np.array_equal(probed.backward(), plain.backward())
+    assert np.array_equal(probed.layers[0].grad_weight, plain.layers[0].grad_weight)
+    assert probe.norm > 0
+
+
+def test_summarized_norms_are_means_over_the_seeds():
+    values = {"weight": np.array([[1.0, 2], [3, 6]]), "output": np.array([[0.0, 1], [1, 1]])}
+    assert initialization.summarize_norms({"He": values}) == {"He": {"weight": [2, 4], "output": [0.5, 1]}}
+
+
+# The figures
+
+
+@pytest.fixture
+def draw():
+    """Draw a figure, in which nothing may warn; return its texts."""
+    plt.close("all")
+    made = []
+
+    def texts(function, *arguments):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure = function(*arguments)
+            figure.canvas.draw()
+        made.append(figure)
+        return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+    yield texts
+    for figure in made:
+        plt.close(figure)
+
+
+def study_losses(epochs):
+    """Losses of all depths and three seeds that turn in the middle."""
+    course = 0.05 + np.abs(np.linspace(-1, 1, epochs)) / 2
+    return np.ones((6, 3, 2, 1)) * course
+
+
+@pytest.mark.parametrize("lost", [(), (5,), (0, 2), range(6)], ids=str)
+def test_the_depth_figure_draws_also_when_all_runs_of_a_depth_diverge(lost, draw):
+    losses = {"sheet": study_losses(10), "scarce": study_losses(41)}
+    for values in losses.values():
+        values[list(lost), :, :, 4:] = NAN
+        values[list(lost), 0] = NAN
+    texts = draw(studies.depth_figure, losses, {"sheet": 0.001, "scarce": 0.2})
+    assert {"Bayes 0.001", "Bayes 0.2", "no hidden layer", "12 hidden layers"} <= set(texts)
+    turned = sum(depth not in lost for depth in (0, 2, 3, 5))  # of the depths that are shown
+    assert sum(text.startswith(" epoch ") for text in texts) >= turned
+
+
+def test_the_turning_epoch_is_written_at_its_place(draw):
+    smooth = np.array([[3.0, 2, 1, 1, 1, 1, 1, 1], [3, 2, 1, 2, 2, 2, 2, 2]])
+
+    def one_panel():
+        figure, axes = plt.subplots()
+        studies.draw_epochs(axes, smooth)
+        assert axes.lines[-1].get_xdata() == [3, 3]
+        return figure
+
+    assert " epoch 3 " in draw(one_panel)
+
+
+@pytest.mark.parametrize("test", [[3, *[1] * 11], [*[3] * 10, 1, 2], [3, 1.96, *[2] * 10]], ids=["flat", "end", "little"])
+def test_a_test_loss_that_does_not_turn_or_only_at_the_end_has_no_turning_epoch(test, draw):
+    def one_panel():
+        figure, axes = plt.subplots()
+        studies.draw_epochs(axes, np.array([[3.0] * 12, test]))
+        return figure
+
+    assert not any("epoch " in text for text in draw(one_panel))
+
+
+def test_the_normalization_figure_counts_the_diverged_and_writes_medians(draw):
+    losses = np.full((6, 5, 2, 10), 0.37)
+    losses[0] = NAN
+    losses[1, :2] = NAN
+    losses[2, :, 1] = np.array([1, 2, 3, 40, 50])[:, None]
+    losses[2, :, 1, :5] = 100  # before the last epochs
+    texts = draw(studies.normalization_figure, losses)
+    assert [text for text in texts if "diverge" in text] == ["5 of 5\ndiverge", "2 of 5\ndiverge"]
+    assert (texts.count("0.37"), texts.count("3")) == (4, 1)
+
+
+def test_the_normalization_figure_draws_also_when_all_runs_diverge(draw):
+    texts = draw(studies.normalization_figure, np.full((6, 5, 2, 10), NAN))
+    assert texts.count("5 of 5\ndiverge") == 6
+
+
+def test_the_gradient_figure_draws_the_law_from_the_last_hidden_layer(norms, draw):
+    lines = {}
+
+    def figure():
+        made = initialization.gradient_figure(norms)
+        lines.update({line.get_color(): line.get_ydata() for line in made.axes[0].lines if len(line.get_xdata()) == 12})
+        return made
+
+    texts = draw(figure)
+    for name, factor in (("large", np.sqrt(15)), ("He", 1), ("small", 0.1 * np.sqrt(15))):
+        law = lines[initialization.INITIALIZATIONS[name][1]]
+        assert law[-1] == pytest.approx(norms[name]["output"][:, 11].mean())
+        np.testing.assert_allclose(law[:-1] / law[1:], factor, rtol=1e-9)
+        assert any(text.endswith(f"×{factor:.2g} per layer") for text in texts)
