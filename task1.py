@@ -275,7 +275,7 @@ def training_figure(
 
     `predict` maps points [M, 2] to probabilities [M, 2]; points on the wrong side of the boundary are ringed.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.4), width_ratios=[1, 1.25])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25])
     draw_history(left, history, "loss", 4)
     left.set(ylabel="loss (nats)", yscale="log")
     left.margins(y=0.12)

@@ -87,13 +87,13 @@ def components_figure(pca: PCA) -> Figure:
     low, high = (((pca.mean + step + 1) * 127.5).clip(0, 255).astype(np.uint8) for step in (-steps, steps))
     rows = [images.reshape(-1, 28, 28) for images in (low, components, high)]
     titles = [f"{number} · {100 * share:.1f} %" for number, share in enumerate(pca.variance_shares[:10], 1)]
-    return image_grid(rows, titles, ["mean − 2σ", "component", "mean + 2σ"], size=(PAGE_WIDTH, 2))
+    return image_grid(rows, titles, ["mean − 2σ", "component", "mean + 2σ"], size=(PAGE_WIDTH, 1.75))
 
 
 @styled
 def spectrum_figure(shares: np.ndarray, counts: Sequence[int], accuracies: Sequence[float]) -> Figure:
     """Draw the variance that the first k components hold, and the accuracy of neighbours in their space (2.3)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.2), sharex=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2), sharex=True)
     held = 100 * np.cumsum(shares)
     left.plot(range(1, len(held) + 1), held, color="black")
     below, above = {"xytext": (3, -2), "va": "top"}, {"xytext": (-2, 3), "va": "bottom", "ha": "right"}
@@ -127,7 +127,7 @@ def projection_figure(
     points: np.ndarray, labels: np.ndarray, shares: np.ndarray, accuracy_per_class: Sequence[float | None]
 ) -> Figure:
     """Draw the plane of the first two components: all classes [N] at once, then one by one over points [N, 2] (2.4)."""
-    figure = plt.figure(figsize=(PAGE_WIDTH, 2.65))
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.5))
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
     axes = left.subplots()
     class_scatter(axes, points, labels)

@@ -270,7 +270,7 @@ def training_figure(
     history: Mapping[str, Sequence[float]], matrix: np.ndarray, pairs: Sequence[Mapping[str, Any]]
 ) -> Figure:
     """Draw loss and accuracy over the epochs, and the confusion matrix with its three most confused pairs (3.3)."""
-    figure = plt.figure(figsize=(PAGE_WIDTH, 3.1))
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.9))
     figure.get_layout_engine().set(wspace=0.05)
     panels = figure.subplot_mosaic([["loss", "matrix"], ["accuracy", "matrix"]], width_ratios=(1, 1.5))
     loss, accuracy = panels["loss"], panels["accuracy"]

@@ -117,9 +117,9 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
 @styled
 def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw each representation in the plane of its first two components [N, 2], and three measures of all (4.3)."""
-    figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.6))
+    figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.4))
     for axes, plane, name, measure in zip(all_axes.flat, points, NAMES, measures, strict=False):
-        class_scatter(axes, plane, labels, size=1.5)
+        class_scatter(axes, plane, labels)
         axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
         axes.set_axis_off()
     draw_measures(all_axes.flat[-1], measures)

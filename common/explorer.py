@@ -86,7 +86,7 @@ def sprite_sheet(images: np.ndarray) -> str:
     padded = np.pad(images, [(0, -len(images) % ACROSS), (0, 0), (0, 0)])
     sheet = padded.reshape(-1, ACROSS, 28, 28).swapaxes(1, 2).reshape(-1, ACROSS * 28)
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "png", optimize=True)
+    Image.fromarray(sheet).save(file, "png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -98,13 +98,12 @@ def draw_panel(digits: bk.ColumnDataSource, space: Space, parts: dict[str, bk.Mo
     axes.axis.minor_tick_line_color, axes.axis.axis_label_text_font_style = None, "normal"
     labels = (f"component {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, 1))
     axes.xaxis.axis_label, axes.yaxis.axis_label = labels
-    # The ranges hold the outermost dots of all classes, so that the buttons of the classes move nothing.
+    # The ranges hold the outermost dots of all classes, shown or not, so that the buttons of the classes move nothing.
     outermost = [int(find(digits.data[place[axis]])) for axis in "xy" for find in (np.argmin, np.argmax)]
-    corners = axes.scatter(**place, view=bk.CDSView(filter=bk.IndexFilter(outermost)), visible=False)
-    for span in (axes.x_range, axes.y_range):
-        span.renderers, span.range_padding = [corners], 0.06
+    axes.scatter(**place, view=bk.CDSView(filter=bk.IndexFilter(outermost)), visible=False)
+    axes.x_range.range_padding = axes.y_range.range_padding = 0.06
     fill, rim = linear_cmap("label", CLASS_COLOURS, -0.5, 9.5), linear_cmap("wrong", ("#00000000", "black"), 0, 1)
-    look = {"size": 5, "fill_color": fill, "line_color": rim, "alpha": 0.85, "nonselection_alpha": 0.07}
+    look = {"size": 5, "fill_color": fill, "line_color": rim, "alpha": 0.85, "nonselection_alpha": 0.12}
     dots = axes.scatter(**place, view=bk.CDSView(filter=parts["shown"]), **look)
     ring = {"size": 14, "line_width": 2.5, "line_color": "black", "fill_color": None, "nonselection_alpha": 1}
     axes.scatter(**place, view=bk.CDSView(filter=parts["marked"]), **ring)

@@ -85,7 +85,7 @@ def gradient_figure(norms: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
     Dots are means with a whisker from the least to the greatest; dashed is the law √(nσ²/2) per layer.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.2), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 1.95), sharey=True)
     layers = np.arange(1, DEEPEST + 2)
     for key, (deviation, colour, name) in INITIALIZATIONS.items():
         for axes, kind in ((left, "output"), (right, "weight")):

@@ -66,7 +66,7 @@ def train_variant(network: Network, train: Train, variant: Variant, seed: int) -
     def keep(epoch: int, history: dict[str, list[float]]) -> None:
         losses[:, epoch - 1] = history["train_loss"][-1], history["test_loss"][-1]
 
-    with suppress(Failure):
+    with suppress(Failure), np.errstate(over="ignore", invalid="ignore"):
         train(mlp, data, variant.epochs, learning_rate=variant.learning_rate, seed=seed, report=keep)
         wrong = mlp.forward(data.x_test).argmax(axis=1) != data.y_test
         errors[:] = wrong.sum(), 0
@@ -167,7 +167,7 @@ def depth_figure(losses: Mapping[str, np.ndarray], floors: Mapping[str, float]) 
 
     `losses` and the floors below which no classifier gets have the keys of `SETTINGS`.
     """
-    figure = plt.figure(figsize=(PAGE_WIDTH, 3.6))
+    figure = plt.figure(figsize=(PAGE_WIDTH, 3.4))
     for part, (name, values) in zip(figure.subfigures(2, 1), losses.items(), strict=True):
         floor = floors[name]
         title = "{points:,} points, noise {noise}, {epochs} epochs".format(**SETTINGS[name])
@@ -242,7 +242,7 @@ def summarize_normalization(losses: np.ndarray) -> list[dict[str, Any]]:
 @styled
 def normalization_figure(losses: np.ndarray) -> Figure:
     """Draw the final test loss of every run of `normalization_study`, and the diverged ones in a band above."""
-    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1, 3], figsize=(4.5, 2.2))
+    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1, 3], figsize=(4.6, 2))
     x = np.array([0, 1.25, 2.75, 4, 5.5, 6.75])
     final = running_median(np.nan_to_num(losses[:, :, 1], nan=np.inf))[:, :, -1]  # [variants, seeds]
     for place, values in zip(x, final, strict=True):

@@ -37,7 +37,9 @@ def test_wrong_use_ends_with_status_2_the_usage_and_one_line_that_names_the_flag
     assert flags[0] in last
 
 
-@pytest.mark.parametrize("flags", [("--seed", "x"), ("--device", "abacus"), ("--epochs", "3"), ("stray",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "flags", [("--seed", "x"), ("--device", "abacus"), ("--epochs", "3"), ("stray",)], ids=" ".join
+)
 def test_wrong_use_of_the_submission_ends_with_status_2(flags, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["submission.py", *flags])
     with pytest.raises(SystemExit) as ending:
@@ -117,8 +119,6 @@ DATA = {
 }
 
 
-
-
 @pytest.fixture
 def make_data(tmp_path):
     """Write files to a folder of data; return the folder."""
@@ -144,7 +144,9 @@ def test_a_bad_data_folder_in_the_environment_is_one_line(script, make_data, mon
     assert f"in {tmp_path / 'data'}; --data-dir or MNIST_DIR" in fail(script, "--checkpoint", tmp_path / "mlp.pt")
 
 
-@pytest.mark.parametrize("labels", [np.zeros(20), np.repeat([1, 2], [19, 1])], ids=["one class", "one image of a class"])
+@pytest.mark.parametrize(
+    "labels", [np.zeros(20), np.repeat([1, 2], [19, 1])], ids=["one class", "one image of a class"]
+)
 @pytest.mark.parametrize("script", ["task2.py", "task4.py"])
 def test_too_few_images_are_one_line(script, labels, make_data, fail):
     images = idx_bytes(np.zeros((20, 28, 28)))

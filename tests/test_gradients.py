@@ -1,4 +1,4 @@
-"""Every hand-written gradient against central differences and torch.autograd, in float64; the check of other solutions."""
+"""Every hand-written gradient against central differences and torch.autograd in float64; checks of other solutions."""
 
 import re
 import sys

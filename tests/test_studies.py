@@ -39,7 +39,7 @@ def test_the_bayes_limit_is_what_the_best_classifier_gets_on_random_points(noise
     assert accuracy == pytest.approx(100 * (p > 0.5).mean(), abs=400 * (p > 0.5).std() / np.sqrt(count))
 
 
-@pytest.mark.parametrize(("noise", "loss", "accuracy"), [(0.02, 0, 100), (50, np.log(2), 50)])
+@pytest.mark.parametrize(("noise", "loss", "accuracy"), [(0.02, 0, 100), (200, np.log(2), 50)])
 def test_the_bayes_limit_reaches_from_certainty_to_a_guess(noise, loss, accuracy):
     assert bayes_limit(noise) == pytest.approx((loss, accuracy), abs=1e-2 * accuracy, rel=0)
     assert bayes_limit(noise)[0] == pytest.approx(loss, abs=1e-3)
@@ -188,6 +188,16 @@ def test_the_depth_study_varies_the_depth_alone_and_its_rows_name_it(setting, en
     assert [row["test"] for row in rows] == [[k, None, k] for k in range(6)]
     assert [row["train"] for row in rows] == [[k, k, None] for k in range(6)]
     assert {variant._replace(depth=0) for variant in encoded} == {Variant(0, **studies.SETTINGS[setting])}
+
+
+def test_the_remedy_of_overfitting_is_more_points_of_the_same_noise(encoded):
+    row = studies.remedy_study(MLP, train, 9)
+    assert (row["train"], row["test"]) == ([0, 0, None], [0, None, 0])
+    (variant,) = encoded
+    scarce = Variant(variant.depth, **studies.SETTINGS["scarce"])
+    assert variant == scarce._replace(points=8000, epochs=10)
+    assert variant.depth in studies.DEPTHS
+    assert {name: row[name] for name in variant._fields if name in row} == {**studies.REMEDY}
 
 
 def test_the_sheets_setting_is_that_of_the_scripts_own_run():
@@ -392,7 +402,9 @@ def test_the_turning_epoch_is_written_at_its_place(draw):
     assert " epoch 3 " in draw(one_panel)
 
 
-@pytest.mark.parametrize("test", [[3, *[1] * 11], [*[3] * 10, 1, 2], [3, 1.96, *[2] * 10]], ids=["flat", "end", "little"])
+@pytest.mark.parametrize(
+    "test", [[3, *[1] * 11], [*[3] * 10, 1, 2], [3, 1.96, *[2] * 10]], ids=["flat", "end", "little"]
+)
 def test_a_test_loss_that_does_not_turn_or_only_at_the_end_has_no_turning_epoch(test, draw):
     def one_panel():
         figure, axes = plt.subplots()

@@ -144,7 +144,7 @@ def test_missing_and_unreadable_results_are_one_line_that_names_the_script_and_k
     ("name", "content", "message"),
     [
         ("task1.json", '{"seed": 0}', 'figures/answers.typ:6:33: dictionary does not contain key "loss"'),
-        ("task2_map.svg", "no image", "figures/task2_map.svg:1:"),
+        ("task2_map.svg", "no image", "task2_map.svg:1:"),
     ],
 )
 def test_results_that_do_not_fit_the_source_are_one_line_with_the_place_and_the_command(name, content, message, folder):

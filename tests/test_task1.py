@@ -115,7 +115,9 @@ def recorded_epochs(seed=0, count=50, batch_size=16, epochs=3):
     return [mlp.batches[start : start + steps] for start in range(0, len(mlp.batches), steps)]
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(16, [16, 16, 16, 2]), (25, [25, 25]), (7, [7] * 7 + [1]), (99, [50])])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(16, [16, 16, 16, 2]), (25, [25, 25]), (7, [7] * 7 + [1]), (99, [50])]
+)
 def test_an_epoch_takes_every_point_once_with_its_label(batch_size, sizes):
     data = moons(50, 10)
     points = sorted(zip(*data.x_train.T, data.y_train, strict=True))
@@ -330,8 +332,8 @@ def test_task_1_and_task_2_need_no_torch():
 
 
 def test_the_results_are_those_of_the_run(tmp_path, monkeypatch, capsys):
-    flags = "--no-studies --hidden_channels 5 4 --epochs 2 --batch-size 100 --lr 0.5 --seed 3".split()
-    monkeypatch.setattr(sys, "argv", ["task1.py", *flags, "--figures", str(tmp_path)])
+    flags = ["--hidden_channels", "5", "4", "--epochs", "2", "--batch-size", "100", "--lr", "0.5", "--seed", "3"]
+    monkeypatch.setattr(sys, "argv", ["task1.py", "--no-studies", *flags, "--figures", str(tmp_path)])
     task1.main(task1.parse_options())
     plt.close("all")
     assert {path.name for path in tmp_path.iterdir()} == {"task1.json", "task1_loss.png", "task1_loss.svg"}
