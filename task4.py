@@ -1,10 +1,11 @@
 """Task 4 · What the hidden layers of task 3's network make of the digits.
 
-Answers 4.1 to 4.4 of the sheet; writes figures/task4_* and figures/task4.json, and features.npz beside the checkpoint.
-Without a checkpoint the network is trained first, as task 3 does.
+Answers 4.1 to 4.4 of the sheet; writes figures/task4_*, figures/task4.json and the page task4_explorer.html, and
+features.npz beside the checkpoint. Without a checkpoint the network is trained first, as task 3 does.
 """
 
 import argparse
+import webbrowser
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from common.checks import check_shape
 from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
+from common.explorer import save_page
 from common.pca import PCA, do_pca, project
 from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, class_scatter, draw_cells, save_figure, styled
 from common.runtime import CHECKPOINT, choose_device, parse, replacing, run, save_results, script_parser
@@ -53,6 +55,13 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
         if isinstance(layer, nn.ReLU):
             features.append(activations.cpu().numpy())
     return features
+
+
+@torch.no_grad()
+def last_layer(model: MultilayerPerceptron, features: np.ndarray) -> np.ndarray:
+    """Return the probability of each class [N, 10] from the features [N, 100] of the fourth layer."""
+    device = next(model.parameters()).device
+    return model.layers[-1](torch.as_tensor(features).to(device)).softmax(dim=1).cpu().numpy()
 
 
 def save_features(features: list[np.ndarray], path: Path) -> None:
@@ -204,6 +213,13 @@ def main(options: argparse.Namespace) -> None:
     figure = features_figure([plane[shown] for plane in points], labels[shown], measures)
     save_figure(figure, options.figures, "task4_features")
     save_figure(classes_figure(measures), options.figures, "task4_classes")
+    shares = [plane.var(axis=0, ddof=1) / pca.eigenvalues.sum() for plane, pca in zip(points, pcas, strict=True)]
+    page = options.figures / "task4_explorer.html"
+    title = f"What the hidden layers make of {len(labels):,} test images"
+    probabilities = last_layer(model, features[-1])
+    save_page(
+        page, list(zip(NAMES, points, shares, strict=True)), test_images.images, labels, probabilities, title, shown
+    )
     results = {
         "data": {"test": digest(test_images)},
         "network": model.settings,
@@ -215,7 +231,9 @@ def main(options: argparse.Namespace) -> None:
         "shifted_accuracy": shifted,
     }
     save_results(options, "task4", results)
-    print(f"left in {options.figures}: task4_*.png, task4_*.svg, task4.json")
+    print(f"left in {options.figures}: task4_*.png, task4_*.svg, task4.json; to explore in a browser: {page}")
+    if options.show:
+        webbrowser.open(page.resolve().as_uri())
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def downloads(unpacked, tmp_path, monkeypatch):
     """No bundled archives, an empty cache at tmp_path, and a download that copies; the list of what it copied."""
 
     def download(url, download_root, filename, md5):
+        print(f"Downloading {url}")  # as some releases of torchvision do
         for name in (filename, filename.removesuffix(".gz")):
             shutil.copy(unpacked / "MNIST" / "raw" / name, download_root)
         copied.append(filename)
@@ -74,7 +75,11 @@ def test_missing_archives_are_downloaded_once_to_where_torchvision_keeps_them(do
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("change", [lambda content: content[:-1], lambda content: content + b"\0", lambda _: b""])
+@pytest.mark.parametrize(
+    "change",
+    [lambda content: content[:-1], lambda content: content + b"\0", lambda content: b""],
+    ids=["a byte less", "a byte more", "nothing"],
+)
 def test_a_downloaded_archive_of_another_check_sum_is_refused(change, downloads, tmp_path):
     load_data(train=False)
     archive = tmp_path / "mnist" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
@@ -125,22 +130,22 @@ def test_the_named_folder_goes_before_the_variable(small_mnist, monkeypatch):
 IMAGES, LABELS = np.zeros((3, 28, 28)), np.zeros(3)
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (b"", idx_bytes(LABELS), "the image file is cut short"),
-        (idx_bytes(IMAGES), b"", "the label file is cut short"),
-        (idx_bytes(IMAGES)[:-1], idx_bytes(LABELS), "2367 bytes where its header promises 2368"),
-        (idx_bytes(IMAGES) + b"\0", idx_bytes(LABELS), "promises"),
-        (idx_bytes(IMAGES), idx_bytes(LABELS)[:-1], "promises"),
-        (idx_bytes(LABELS) + bytes(9), idx_bytes(LABELS), "magic number 0x801 instead of 0x803"),
-        (idx_bytes(IMAGES), idx_bytes(IMAGES), "magic number 0x803 instead of 0x801"),
-        (idx_bytes(IMAGES[:2]), idx_bytes(LABELS), "2 images but 3 labels"),
-        (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "label 10"),
-        (idx_bytes(np.zeros((3, 32, 32))), idx_bytes(LABELS), "32×32"),
-        (idx_bytes(IMAGES[:0]), idx_bytes(LABELS[:0]), "no images"),
-    ],
-)
+UNSOUND = {
+    "no image header": (b"", idx_bytes(LABELS), "the image file is cut short"),
+    "no label header": (idx_bytes(IMAGES), b"", "the label file is cut short"),
+    "an image byte less": (idx_bytes(IMAGES)[:-1], idx_bytes(LABELS), "2367 bytes where its header promises 2368"),
+    "an image byte more": (idx_bytes(IMAGES) + b"\0", idx_bytes(LABELS), "2369 bytes where its header promises 2368"),
+    "a label less": (idx_bytes(IMAGES), idx_bytes(LABELS)[:-1], "10 bytes where its header promises 11"),
+    "labels as images": (idx_bytes(LABELS) + bytes(9), idx_bytes(LABELS), "magic number 0x801 instead of 0x803"),
+    "images as labels": (idx_bytes(IMAGES), idx_bytes(IMAGES), "magic number 0x803 instead of 0x801"),
+    "an image less": (idx_bytes(IMAGES[:2]), idx_bytes(LABELS), "2 images but 3 labels"),
+    "a label that is no class": (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "label 10"),
+    "images of another size": (idx_bytes(np.zeros((3, 32, 32))), idx_bytes(LABELS), "32×32"),
+    "nothing": (idx_bytes(IMAGES[:0]), idx_bytes(LABELS[:0]), "no images"),
+}
+
+
+@pytest.mark.parametrize(("images", "labels", "message"), UNSOUND.values(), ids=UNSOUND)
 def test_unsound_idx_content_is_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         parse_idx(images, labels)

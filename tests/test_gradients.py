@@ -320,7 +320,7 @@ ONE_HOT = f"""{HEAD}class CrossEntropyLoss:
         return -self.y / self.p / len(self.y)
 """
 DATACLASS = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-FIELDS = "    weight: torch.Tensor\n    bias: torch.Tensor\n"
+FIELDS = "    weight: object\n    bias: object\n"
 MADE = "def Linear(inputs, outputs):\n    return Affine(torch.randn(inputs, outputs), torch.zeros(outputs))\n"
 CONSTRUCTOR = """    def __init__(self, in_channels, out_channels):
         self.weight = torch.randn(in_channels, out_channels)
@@ -340,6 +340,9 @@ RIGHT = {
     "a ReLU in place, backward as well": SOLUTION.replace(*IN_PLACE).replace(
         "return gradient * (self.x > 0)", "gradient[self.x <= 0] = 0\n        return gradient"
     ),
+    "a ReLU in place in NumPy": "from task1 import CrossEntropyLoss, Linear, Softmax\nimport numpy\n"
+    + "class ReLU"
+    + HEAD.split("class Softmax")[0].split("class ReLU")[1].replace(*IN_PLACE),
     "one-hot labels": ONE_HOT,
     "a dataclass": DATACLASS
     + SOLUTION.replace("class Linear:", "@dataclass\nclass Affine:").replace(CONSTRUCTOR, FIELDS)

@@ -14,6 +14,7 @@ from test_gradients import torch_twin
 
 import task1
 from common.data import half_circles, moons
+from common.normalization import BatchNorm
 from common.studies import Variant
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax, train
 
@@ -46,6 +47,8 @@ def test_a_network_is_made_of_the_sheets_layers_by_its_seed():
     assert not np.isin(first, other).any()
     assert not np.isin(first, mlp.layers[0].weight).any()
     assert [type(layer) for layer in MLP(hidden_channels=()).layers] == [Linear, Softmax]
+    normalized = MLP(hidden_channels=(5, 5), normalization="batch").layers
+    assert [type(layer) for layer in normalized] == 2 * [Linear, BatchNorm, ReLU] + [Linear, Softmax]
 
 
 def test_forward_without_remember_keeps_nothing():
@@ -79,11 +82,10 @@ def test_backward_after_a_forward_pass_of_another_batch_is_refused():
         mlp.backward()
 
 
-def test_backward_is_not_disturbed_by_passes_that_are_not_remembered():
+def test_backward_is_not_disturbed_by_passes_that_are_not_remembered_nor_by_itself():
     mlp, x, y = MLP(), np.ones((3, 2)), np.zeros(3, int)
     mlp.loss(x, y)
     expected = mlp.backward()
-    mlp.loss(x, y)
     mlp.forward(-x)
     mlp.loss(-x, 1 - y, remember=False)
     assert np.array_equal(mlp.backward(), expected)

@@ -105,7 +105,7 @@ def test_every_claim_can_be_contradicted(folder):
     ("changes", "contradicted"),
     [
         ([FALSE[0]], {"1.1 the gradients agree with central differences"}),
-        ([(("task3", "history", "test_accuracy", 4), 94.9)], {"3.3 five epochs pass 95 %"}),
+        ([(("task3", "history", "test_accuracy", 4), 93.9)], {"3.3 five epochs pass 94 %"}),
         ([(("task4", "network", "seed"), 77)], {"4.1 the network and the images are those of task 3"}),
         ([(("task4", "data", "test"), "other")], {"4.1 the network and the images are those of task 3"}),
         ([(("task4", "shifted_accuracy", 0), 90)], {"4.1 the network and the images are those of task 3"}),
@@ -140,7 +140,7 @@ def test_a_class_that_does_not_occur_and_few_epochs_stop_nothing(folder):
     for split in ("train", "test"):
         changes += [(("task3", "history", f"{split}_loss"), [0.5]), (("task3", "history", f"{split}_accuracy"), [90.0])]
     change(folder, *changes)
-    assert "3.3 five epochs pass 95 %" in typeset(folder)
+    assert "3.3 five epochs pass 94 %" in typeset(folder)
 
 
 def places(folder, tmp_path):
