@@ -70,16 +70,23 @@ def save_features(features: list[np.ndarray], path: Path) -> None:
         np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
 
 
+def centred_means(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mean of each class that occurs, centred on the mean of all classes, [classes, 2]."""
+    means = np.stack([points[labels == number].mean(axis=0) for number in np.unique(labels)])
+    return means - means.mean(axis=0)
+
+
 def orient(points: np.ndarray, previous: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return points [N, 2] with the order and signs of columns whose class means correlate most with `previous`."""
-
-    def centred_means(plane: np.ndarray) -> np.ndarray:
-        means = np.stack([plane[labels == number].mean(axis=0) for number in np.unique(labels)])
-        return means - means.mean(axis=0)
-
-    target = centred_means(previous)
+    target = centred_means(previous, labels)
     turned = [points[:, order] * signs for order in ([0, 1], [1, 0]) for signs in product((1, -1), repeat=2)]
-    return max(turned, key=lambda plane: np.sum(centred_means(plane) * target))
+    return max(turned, key=lambda plane: np.sum(centred_means(plane, labels) * target))
+
+
+def resemblance(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> float:
+    """Return the correlation between the class means of two planes, turned to be most alike (4.4)."""
+    means = [centred_means(plane, labels).ravel() for plane in (orient(points, reference, labels), reference)]
+    return float(np.corrcoef(means)[0, 1])
 
 
 def measure_separation(
@@ -228,6 +235,7 @@ def main(options: argparse.Namespace) -> None:
         "shapes": [list(array.shape) for array in features],
         "names": NAMES,
         "separation": measures,
+        "resemblance": [resemblance(plane, points[0], labels) for plane in points],
         "shifted_accuracy": shifted,
     }
     save_results(options, "task4", results)

@@ -387,6 +387,8 @@ device = torch.device("cpu")
 print("training")
 x = Path("x").write_text("a local variable of the classes has this name")
 gradient: int = Path("gradient").write_text("and this")
+class Trainer:
+    EPS = Path("EPS").write_text("and this")
 for p in range(3):
     loss = Path(f"epoch {p}").write_text("left behind")
 model = Linear(2, 2), ReLU()
@@ -419,6 +421,10 @@ WRONG = {
     ),
     "one-hot labels, loss and gradient without 1/N": (
         ONE_HOT.replace(" / len(self.y)", "").replace(" / len(y)", ""),
+        r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing",
+    ),
+    "one-hot labels as a mask, loss and gradient without 1/N": (
+        ONE_HOT.replace(" / len(self.y)", "").replace("(y * p.log()).sum() / len(y)", "p[y == 1].log().sum()"),
         r"CrossEntropyLoss .* WRONG  the 1/N of the mean is missing",
     ),
     "loss of the wrong sign": (SOLUTION.replace("return -p[", "return p["), r"CrossEntropyLoss .* WRONG  \n"),

@@ -9,7 +9,7 @@ import sklearn.decomposition
 from sklearn.neighbors import KNeighborsClassifier
 
 import task2
-from common.data import load_data
+from common.data import digest, load_data
 from common.pca import PCA
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -128,6 +128,12 @@ def test_the_plane_is_that_of_the_train_split_and_judged_on_the_test_split(answe
     means = np.array([planes[0][train.labels == number].mean(axis=0) for number in range(10)]) / 127.5
     given = np.array([answered["class_means"][str(number)] for number in range(10)])
     np.testing.assert_allclose(np.abs(given), np.abs(means), atol=1e-3)  # the signs are ours
+
+
+def test_the_results_name_both_data_sets(answered, small_mnist):
+    assert answered["data"] == {
+        name: digest(load_data(split, small_mnist)) for name, split in (("train", True), ("test", False))
+    }
 
 
 def test_the_statistics_are_those_of_the_train_split(answered, small_mnist):

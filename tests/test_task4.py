@@ -14,7 +14,7 @@ from torch import nn
 import task4
 from common.checks import Failure
 from common.data import Images, convert_mnist_to_vectors, digest, load_data
-from common.pca import PCA
+from common.pca import PCA, do_pca, project
 from task3 import MultilayerPerceptron, load_checkpoint, predict, save_checkpoint
 from task4 import extract_features, measure_separation, orient, shifted_accuracy
 
@@ -294,6 +294,14 @@ def test_the_stored_features_are_those_of_the_network_and_of_the_results(answere
         ratios = sklearn.decomposition.PCA(2, svd_solver="full").fit(space.astype(np.float64)).explained_variance_ratio_
         assert measure["variance"] == pytest.approx(100 * ratios.sum(), rel=1e-4)
         assert measure["dead_units"] == sum(not column.any() for column in space.T)
+
+
+def test_the_plane_of_the_pixels_is_their_projection_untouched(answered, small_mnist):
+    *_, planes, labels = answered
+    vectors, all_labels = convert_mnist_to_vectors(load_data(False, small_mnist))
+    shown = np.random.default_rng(2).permutation(300)
+    np.testing.assert_allclose(planes[0], project(vectors, do_pca(vectors))[shown], **CLOSE)
+    assert np.array_equal(labels, all_labels[shown])
 
 
 def test_each_plane_is_turned_like_the_one_before(answered):

@@ -89,7 +89,7 @@ FALSE = [
     (("task4", "separation", 4, "variance"), 0),
     (("task4", "separation", 2, "components_for_90"), 99),
     (("task4", "separation", 4, "silhouette"), -1),
-    (("task4", "separation", 1, "neighbours"), 99),
+    (("task4", "resemblance", 1), 0),
     (("task4", "separation", 0, "pairs", 0, "classes"), [0, 1]),
     (("task4", "separation", 4, "linear"), 10),
     (("task4", "shifted_accuracy", 2), 99),
