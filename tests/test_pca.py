@@ -86,13 +86,18 @@ def test_single_precision_is_projected_in_single_precision():
     np.testing.assert_allclose(points, project(vectors.astype(np.float64), do_pca(vectors)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "vectors",
-    [np.zeros(3), np.zeros((1, 3)), np.zeros((0, 3)), np.array([[1.0, np.nan], [0, 1]]), np.full((2, 2), np.inf)],
-    ids=["one vector", "one row", "no rows", "NaN", "infinity"],
-)
-def test_unusable_vectors_are_refused(vectors):
-    with pytest.raises(ValueError, match="expected"):
+UNUSABLE = {
+    "one vector": (np.zeros(3), "expected real vectors"),
+    "one row": (np.zeros((1, 3)), "expected at least two vectors"),
+    "no rows": (np.zeros((0, 3)), "expected real vectors"),
+    "NaN": (np.array([[1.0, np.nan], [0, 1]]), "expected finite vectors"),
+    "infinity": (np.full((2, 2), np.inf), "expected finite vectors"),
+}
+
+
+@pytest.mark.parametrize(("vectors", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_vectors_are_refused(vectors, message):
+    with pytest.raises(ValueError, match=message):
         do_pca(vectors)
 
 

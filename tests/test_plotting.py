@@ -54,7 +54,7 @@ def test_importing_a_module_leaves_the_style_of_plots_alone(file):
 
 def small_figure():
     images = np.arange(2 * 784).reshape(2, 28, 28).astype(np.uint8)
-    return plotting.image_grid([images, images / 255 - 0.5], ["a", "b"], ["grey", "signed"])
+    return plotting.image_grid([images, images / 255 - 0.25], ["a", "b"], ["grey", "signed"])
 
 
 def test_drawing_and_saving_leave_the_style_of_plots_alone(tmp_path):
@@ -83,7 +83,7 @@ def test_saving_to_a_missing_folder_makes_it(tmp_path):
 def test_bytes_are_ink_and_other_values_are_centred_on_zero_within_their_row():
     figure = small_figure()
     limits = [axes.images[0].get_clim() for axes in figure.axes]
-    assert limits == [(0, 255), (0, 255), (-0.5, 0.5), (-0.5, 0.5)]
+    assert limits == [(0, 255), (0, 255), (-0.75, 0.75), (-0.75, 0.75)]
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "", ""]
     assert [axes.get_ylabel() for axes in figure.axes] == ["grey", "", "signed", ""]
     assert figure.axes[0].title.get_fontsize() == plotting.STYLE["axes.titlesize"]

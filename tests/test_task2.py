@@ -106,15 +106,48 @@ def test_the_figure_of_the_components_moves_the_mean_by_two_standard_deviations(
     assert component[0, 0] == 1
 
 
+FIGURES = ("image_grid", "components_figure", "spectrum_figure", "projection_figure")
+
+
 @pytest.fixture(scope="module")
-def answered(small_mnist, tmp_path_factory):
-    """The results of task 2 on small data; its figures are drawn above."""
-    folder = tmp_path_factory.mktemp("task2")
+def drawn_and_answered(small_mnist, tmp_path_factory):
+    """What each figure of task 2 is given on small data, and the results."""
+    folder, given = tmp_path_factory.mktemp("task2"), {}
+
+    def collect(name):
+        return lambda *arguments, **settings: given.update({name: arguments})
+
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("components_figure", "spectrum_figure", "projection_figure", "image_grid", "save_figure"):
-            patch.setattr(task2, name, lambda *arguments, **settings: None)
+        for name in FIGURES:
+            patch.setattr(task2, name, collect(name))
+        patch.setattr(task2, "save_figure", lambda figure, folder, name: None)
         task2.main(argparse.Namespace(seed=0, data_dir=small_mnist, figures=folder))
-    return json.loads((folder / "task2.json").read_text(encoding="utf-8"))
+    return given, json.loads((folder / "task2.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def answered(drawn_and_answered):
+    """The results of task 2."""
+    return drawn_and_answered[1]
+
+
+def test_the_figures_show_what_the_results_say(drawn_and_answered, small_mnist):
+    given, results = drawn_and_answered
+    data = load_data(True, small_mnist)
+    (examples,), titles = given["image_grid"]
+    assert titles == list("0123456789")
+    for number, image in enumerate(examples):
+        assert np.array_equal(image, next(data.images[k] for k in range(600) if data.labels[k] == number))
+    shares, counts, accuracies = given["spectrum_figure"]
+    assert shares[:10].tolist() == results["components"]["variance_shares"]
+    assert [list(counts), accuracies] == [results["neighbours"][name] for name in ("components", "accuracy")]
+    points, labels, plane_shares, accuracy_per_class = given["projection_figure"]
+    assert points.shape == (results["shown_points"], 2) == (600, 2)
+    for number in range(10):
+        mean = results["class_means"][str(number)]
+        np.testing.assert_allclose(points[labels == number].mean(axis=0), mean, rtol=1e-3, atol=1e-3)
+    assert plane_shares[:10].tolist() == results["components"]["variance_shares"]
+    assert accuracy_per_class == results["plane"]["accuracy_per_class"]
 
 
 def test_the_plane_is_that_of_the_train_split_and_judged_on_the_test_split(answered, small_mnist):

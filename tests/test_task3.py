@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from task3 import (
     train_and_save,
 )
 
+CPU, CUDA = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"  # the place of a tensor, pickled
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # of single precision, over a few steps
 
 
@@ -193,17 +195,17 @@ def test_divergence_is_named_by_its_epoch_and_step(broken, epoch, step):
         train(Breaks(broken), blobs(50), blobs(20, 1), epochs=3)
 
 
-def test_large_batches_are_timed_on_a_new_network(monkeypatch):
+def test_large_batches_take_the_median_of_three_epochs_of_a_new_network(monkeypatch):
     def record(model, train_data, test_data, epochs, batch_size):
         timed.append((model, train_data, test_data, epochs, batch_size))
-        return {"seconds": [2.5]}
+        return {"seconds": [9.0, 1.0, 2.5]}
 
     timed, model, splits = [], new_network(), (blobs(20), blobs(10, 1))
     monkeypatch.setattr(task3, "train", record)
     assert time_large_batches(model, *splits) == 2.5
     ((trained, *arguments),) = timed
     assert trained is not model
-    assert arguments == [*splits, 1, 256]
+    assert arguments == [*splits, 3, 256]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -259,6 +261,11 @@ def test_the_checkpoint_says_how_and_on_what_its_network_was_trained(images, opt
         assert f"test loss {history['test_loss'][number - 1]:.4f}" in line
 
 
+def test_of_fewer_train_images_than_test_images_all_are_named(images, options, capsys):
+    train_and_save(images, blobs(50), options, epochs=1)
+    assert "of the first 40 train images" in capsys.readouterr().out
+
+
 def test_training_from_the_command_line_follows_the_flags(images, options):
     model, _ = train_and_save(images, blobs(30), options, epochs=2, batch_size=8, learning_rate=1e-3)
     plain = new_network(options.seed)
@@ -291,6 +298,21 @@ def test_a_network_that_validates_to_no_number_never_replaces_a_checkpoint(cause
     with pytest.raises(Failure, match="epoch 1, step 1; take a smaller"):
         train_and_save(images, test_data, options, batch_size=40, learning_rate=learning_rate)
     assert options.checkpoint.read_bytes() == b"earlier"
+
+
+def test_a_checkpoint_made_on_cuda_is_loaded_without_it(tmp_path):
+    model = new_network()
+    save_checkpoint(model, tmp_path / "cpu.pt")
+    with zipfile.ZipFile(tmp_path / "cpu.pt") as cpu, zipfile.ZipFile(tmp_path / "mlp.pt", "w") as cuda:
+        for name in cpu.namelist():
+            content = cpu.read(name)
+            if name.endswith("data.pkl"):
+                assert content.count(CPU) == 1
+                content = content.replace(CPU, CUDA)
+            cuda.writestr(name, content)
+    restored = load_checkpoint(tmp_path / "mlp.pt")
+    for ours, expected in zip(restored.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, expected)
 
 
 class RunsCode:
@@ -400,10 +422,12 @@ def test_a_named_device_that_does_not_work_is_refused(cuda, name, message, machi
 def answered(small_mnist, tmp_path_factory):
     """The results of task 3 on small data, its network, and the wrong images with the titles that it shows."""
     folder, shown = tmp_path_factory.mktemp("task3"), []
-    settings = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
+    settings = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3}
     paths = {"data_dir": small_mnist, "figures": folder, "checkpoint": folder / "mlp.pt"}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task3, "train", lambda *arguments: {**train(*arguments), "seconds": [9.0, 1.0, 2.5]})
+        patch.setattr(task3, "time_large_batches", lambda model, train_data, test_data: 0.125)
         patch.setattr(task3, "training_figure", lambda history, matrix, pairs: None)
         patch.setattr(task3, "image_grid", lambda rows, titles, size: shown.extend((rows[0], titles)))
         patch.setattr(task3, "save_figure", lambda figure, folder, name: None)
@@ -416,10 +440,16 @@ def answered(small_mnist, tmp_path_factory):
 def test_the_results_name_the_network_of_the_checkpoint_and_both_data_sets(answered, small_mnist):
     results, network, *_ = answered
     train_digest, test_digest = (digest(load_data(split, small_mnist)) for split in (True, False))
-    settings = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "seed": 1, "data": train_digest}
+    settings = {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "seed": 1, "data": train_digest}
     assert results["network"] == network.settings == settings
     assert results["data"] == {"train": train_digest, "test": test_digest}
     assert results["parameters"] == 109_810
+
+
+def test_the_timing_is_the_median_epoch_beside_one_of_large_batches(answered):
+    timing = {"seconds_per_epoch": 2.5, "seconds_large_batches": 0.125, "large_batch": 256, "device": "cpu"}
+    assert answered[0]["timing"] == timing
+    assert "seconds" not in answered[0]["history"]
 
 
 def test_the_results_confuse_what_the_network_of_the_checkpoint_confuses(answered, small_mnist):

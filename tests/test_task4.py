@@ -15,7 +15,7 @@ import task4
 from common.checks import Failure
 from common.data import Images, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
-from task3 import MultilayerPerceptron, load_checkpoint, predict, save_checkpoint
+from task3 import MultilayerPerceptron, load_checkpoint, predict, predict_probabilities, save_checkpoint
 from task4 import extract_features, measure_separation, orient, shifted_accuracy
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of single precision
@@ -102,6 +102,15 @@ def test_a_reflected_or_swapped_plane_is_turned_back(order, signs):
     np.testing.assert_allclose(orient(plane[:, order] * signs, before, labels), plane, **CLOSE)
 
 
+def test_the_resemblance_is_the_correlation_of_class_means_once_they_are_turned():
+    reference, plane = np.array([[-1.0, 0], [0, 0], [1, 0]]), np.array([[-1.0, 1], [0, -2], [1, 1]])
+    labels = np.array([2, 4, 9])
+    assert task4.resemblance(plane, reference, labels) == pytest.approx(0.5)  # 2 / √(2 × 8)
+    turned = 7 * plane[:, ::-1] * [-1, 1] + [3, 4]
+    assert task4.resemblance(turned, reference, labels) == pytest.approx(0.5)
+    assert task4.resemblance(turned, plane, labels) == pytest.approx(1)
+
+
 # 4.3 The separation
 
 
@@ -145,6 +154,8 @@ def test_the_plane_is_measured_in_the_points_and_the_linear_classifier_in_the_ve
     measure = measure_separation(vectors, pca_with([1] * 6), 0 * points, labels, seed=0)
     assert measure["linear"] == 100
     assert measure["neighbours"] < 80
+    assert measure["pairs"][0]["classes"] == [0, 1]
+    assert measure["pairs"][0]["share"] == pytest.approx(100 - measure["neighbours"])
     assert measure["silhouette"] == pytest.approx(0)
 
 
@@ -253,16 +264,17 @@ def test_the_table_of_classes_has_a_row_for_each_representation_and_leaves_out_w
 
 @pytest.fixture(scope="module")
 def answered(small_mnist, tmp_path_factory):
-    """The results of task 4 on small data, its network and features, and the planes that it draws."""
+    """The results of task 4 on small data, its network and features, and what it draws: planes, labels, the page."""
     folder, drawn = tmp_path_factory.mktemp("task4"), []
     paths = {"data_dir": small_mnist, "figures": folder, "checkpoint": folder / "mlp.pt"}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task4, "CHECKPOINT", (folder / "mlp.pt").resolve())
         patch.setattr(task4, "features_figure", lambda points, labels, measures: drawn.extend((points, labels)))
+        patch.setattr(task4, "save_page", lambda *contents: drawn.append(contents))
         patch.setattr(task4, "classes_figure", lambda measures: None)
         patch.setattr(task4, "save_figure", lambda figure, folder, name: None)
-        task4.main(argparse.Namespace(seed=2, device="cpu", **paths))
+        task4.main(argparse.Namespace(seed=2, device="cpu", show=False, **paths))
     torch.set_num_threads(threads)
     results = json.loads((folder / "task4.json").read_text(encoding="utf-8"))
     with np.load(folder / "features.npz") as archive:
@@ -296,8 +308,39 @@ def test_the_stored_features_are_those_of_the_network_and_of_the_results(answere
         assert measure["dead_units"] == sum(not column.any() for column in space.T)
 
 
+def test_the_halves_of_the_results_follow_the_seed(answered):
+    results, _, features, *_, page = answered
+    (_, plane, _), labels = page[1][1], page[3]
+    measure = measure_separation(features[0], do_pca(features[0]), plane, labels, seed=2)
+    for name in ("linear", "neighbours", "silhouette"):
+        assert results["separation"][1][name] == pytest.approx(measure[name], abs=0.01)
+
+
+def test_each_plane_is_compared_with_that_of_the_pixels(answered):
+    results, *_, page = answered
+    planes, labels = [plane for _, plane, _ in page[1]], page[3]
+    expected = [task4.resemblance(plane, planes[0], labels) for plane in planes]
+    assert results["resemblance"] == pytest.approx(expected)
+    assert results["resemblance"][0] == pytest.approx(1)
+    assert min(results["resemblance"]) < 1
+
+
+def test_the_page_has_the_planes_with_their_shares_and_the_probabilities(answered, small_mnist):
+    results, network, *_, page = answered
+    _, spaces, images, labels, probabilities, title, _ = page
+    data = load_data(False, small_mnist)
+    assert [name for name, *_ in spaces] == results["names"]
+    for (_, _, shares), measure in zip(spaces, results["separation"], strict=True):
+        assert 100 * shares.sum() == pytest.approx(measure["variance"], rel=CLOSE["rtol"])
+    assert np.array_equal(images, data.images)
+    assert np.array_equal(labels, data.labels)
+    expected = predict_probabilities(network, convert_mnist_to_vectors(data).vectors)
+    np.testing.assert_allclose(probabilities, expected, **CLOSE)
+    assert "300 test images" in title
+
+
 def test_the_plane_of_the_pixels_is_their_projection_untouched(answered, small_mnist):
-    *_, planes, labels = answered
+    *_, planes, labels, _ = answered
     vectors, all_labels = convert_mnist_to_vectors(load_data(False, small_mnist))
     shown = np.random.default_rng(2).permutation(300)
     np.testing.assert_allclose(planes[0], project(vectors, do_pca(vectors))[shown], **CLOSE)
@@ -305,7 +348,7 @@ def test_the_plane_of_the_pixels_is_their_projection_untouched(answered, small_m
 
 
 def test_each_plane_is_turned_like_the_one_before(answered):
-    *_, planes, labels = answered
+    *_, planes, labels, _ = answered
     assert len(planes) == 5
     means = [np.stack([plane[labels == number].mean(axis=0) for number in range(10)]) for plane in planes]
     for before, after in pairwise(means):

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from conftest import ROOT, write_quick_task1
+from joblib.externals.loky import get_reusable_executor
 
 from common.runtime import STALE_SECONDS
 from task3 import load_checkpoint
@@ -68,7 +69,10 @@ def failure(process):
 def run_as_main(words):
     os.setsid()  # so that a kill reaches the workers as well
     sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    finally:
+        get_reusable_executor().shutdown()  # as at the end of an interpreter; a fork would wait for its idle workers
 
 
 def forked(words, seconds=None):
@@ -153,7 +157,7 @@ def test_twenty_kills_leave_every_file_as_it_was_or_new_and_the_next_run_succeed
 
 def members(session, word=""):
     """The live processes of a session that was started here, whose command line contains a word."""
-    listed = subprocess.run(["ps", "-o", "pid=,stat=,args=", "-s", str(session)], capture_output=True, text=True)
+    listed = subprocess.run(["ps", "-ww", "-o", "pid=,stat=,args=", "-s", str(session)], capture_output=True, text=True)
     processes = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     return [int(pid) for pid, state, words in processes if "Z" not in state and word in words]
 
