@@ -97,20 +97,27 @@ class Check(NamedTuple):
 
 def check_file(path: Path) -> list[Check]:
     """Check the four classes that a solution defines; raise `Failure` if that is not possible."""
+    import torch
+
     if path.suffix != ".py" or not path.is_file():
         raise Failure(f"there is no Python file {path}; name one that holds the classes {', '.join(NAMES)}")
+    stage, search_path = "imported", sys.path.copy()
     sys.path.insert(0, str(path.parent.resolve()))  # for modules beside the file
+    torch.set_default_dtype(torch.float64)  # for tensors that the solution makes
     try:
         solution = load_definitions(path.read_bytes(), str(path))
-    except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can fix it
-        raise Failure(f"{path} cannot be imported: {_reason(error)}") from error
-    missing = [name for name in NAMES if not hasattr(solution, name)]
-    if missing:
-        raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
-    try:
+        missing = [name for name in NAMES if not hasattr(solution, name)]
+        if missing:
+            raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
+        stage = "checked, its classes are not the sheet's"
         return check_classes(*(getattr(solution, name) for name in NAMES))
-    except Exception as error:  # foreign code, as above
-        raise Failure(f"{path} cannot be checked, its classes are not the sheet's: {_reason(error)}") from error
+    except Failure:
+        raise
+    except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can fix it
+        raise Failure(f"{path} cannot be {stage}: {_reason(error)}") from error
+    finally:
+        sys.path[:] = search_path
+        torch.set_default_dtype(torch.float32)
 
 
 def load_definitions(source: bytes, path: str) -> types.ModuleType:
@@ -144,7 +151,6 @@ def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) 
     """Check the gradients of the four classes for a batch of one and one of several rows."""
     import torch
 
-    torch.set_default_dtype(torch.float64)  # for the arrays that a solution makes
     checks = []
     for seed, (batch, inputs, outputs) in enumerate(((1, 1, 2), (5, 3, 4))):
         rng = np.random.default_rng(seed)

@@ -152,7 +152,7 @@ def test_results_that_do_not_fit_the_source_are_one_line_with_the_place_and_the_
     (folder / name).write_text(content)
     with pytest.raises(Failure) as failure:
         typeset(folder)
-    assert str(failure.value).startswith(message)
+    assert message in str(failure.value)
     assert str(failure.value).endswith("if you did not change it, run python -m common.submission anew")
     assert (folder / "submission.pdf").read_text() == "earlier"
 

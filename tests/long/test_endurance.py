@@ -214,12 +214,12 @@ def test_a_killed_worker_is_one_line_with_status_1_and_keeps_the_runs_own_figure
     wait(10, lambda: not members(process.pid))
 
 
-def test_the_workers_of_a_killed_run_end_by_themselves(studies):
-    process, workers = studies(4)
+@MOMENTS
+def test_the_workers_of_a_killed_run_end_soon_after_it(moment, studies):
+    process, _ = studies(moment)
     process.kill()
     process.wait()
-    assert workers
-    wait(360, lambda: not members(process.pid))  # joblib's workers wait five minutes for more work
+    wait(20, lambda: not members(process.pid))
 
 
 def interrupt(words, last_line):
