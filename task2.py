@@ -21,6 +21,7 @@ from common.separation import class_variance, neighbour_separation
 
 COMPONENTS = 10
 NEIGHBOUR_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # dimensions in which nearest neighbours are tried
+TINY = np.finfo(np.float64).tiny  # for 0 / 0 = 0 where nothing varies
 SHOWN_POINTS = 3000  # more would hide each other
 
 
@@ -61,7 +62,7 @@ def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels
     means = np.stack([vectors[labels == digit].mean(axis=0) for digit in classes])
     pairs = np.array(list(permutations(range(len(classes)), 2)))
     differences = means[pairs[:, 0]] - means[pairs[:, 1]]
-    cosines = components @ differences.T / np.linalg.norm(differences, axis=1)  # [K, pairs]
+    cosines = components @ differences.T / np.maximum(np.linalg.norm(differences, axis=1), TINY)  # [K, pairs]
     best = cosines.argmax(axis=1)
     return [
         {"classes": classes[pairs[pair]].tolist(), "cosine": float(row[pair])}
@@ -73,10 +74,8 @@ def between_classes(points: np.ndarray, vectors: np.ndarray, labels: np.ndarray)
     """Return the share of the variance that lies between the class means: of each component and in all (2.3)."""
     between, within = class_variance(points, labels)
     all_between, all_within = (part.sum() for part in class_variance(vectors, labels))
-    return {
-        "components": (between / (between + within)).tolist(),
-        "all": float(all_between / (all_between + all_within)),
-    }
+    shares = between / np.maximum(between + within, TINY)
+    return {"components": shares.tolist(), "all": float(all_between / max(all_between + all_within, TINY))}
 
 
 @styled

@@ -349,7 +349,7 @@ def main(options: argparse.Namespace) -> None:
             "seconds_per_epoch": float(np.median(seconds)),
             "seconds_large_batches": time_large_batches(model, convert_mnist_to_vectors(train_images), test_data),
             "large_batch": LARGE_BATCH,
-            "device": str(choose_device(options.device)),
+            "device": str(next(model.parameters()).device),
         },
     }
     save_results(options, "task3", results)

@@ -38,7 +38,7 @@ SILHOUETTE_POINTS = 2500  # its cost grows with the square
 
 def load_or_train(options: argparse.Namespace, test_data: Vectors) -> MultilayerPerceptron:
     """Return the network of the checkpoint; train it first when the default checkpoint does not exist."""
-    if options.checkpoint.resolve() == CHECKPOINT and not CHECKPOINT.exists():
+    if options.checkpoint.resolve() == CHECKPOINT.resolve() and not CHECKPOINT.exists():
         print(f"no checkpoint {CHECKPOINT.name} yet: training the network of task 3 first", flush=True)
         train_and_save(load_data(train=True, data_dir=options.data_dir), test_data, options)
     return load_checkpoint(options.checkpoint).to(choose_device(options.device))
@@ -86,7 +86,8 @@ def orient(points: np.ndarray, previous: np.ndarray, labels: np.ndarray) -> np.n
 def resemblance(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> float:
     """Return the correlation between the class means of two planes, turned to be most alike (4.4)."""
     means = [centred_means(plane, labels).ravel() for plane in (orient(points, reference, labels), reference)]
-    return float(np.corrcoef(means)[0, 1])
+    lengths = np.linalg.norm(means, axis=1)
+    return float(means[0] @ means[1] / max(lengths.prod(), np.finfo(float).tiny))  # 0 where nothing varies
 
 
 def measure_separation(

@@ -21,7 +21,7 @@ PAGE_WIDTH = 6.6  # inches between the margins of the answers
 # matplotlib's petroff10, assigned so that digits that are easily confused have colours that are not
 CLASS_COLOURS = (
     *("#94a4a2", "#a96b59", "#3f90da", "#ffa90e", "#92dadb"),
-    *("#832db6", "#e76300", "#717581", "#bd1f01", "#b9ac70"),
+    *("#832db6", "#e76300", "#b9ac70", "#bd1f01", "#717581"),
 )
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 MOON_COLOURS = ("#009e73", "#cc79a7")
@@ -67,16 +67,17 @@ def image_grid(
     Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale that is centred on zero and
     shared within their row.
     """
-    figure, all_axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
+    figure, all_axes = plt.subplots(len(rows), max(1, len(titles)), figsize=size, squeeze=False)
     for axes_row, images in zip(all_axes, rows, strict=True):
         limit = np.abs(images).max(initial=0)
         ink = {"cmap": "gray_r", "vmin": 0, "vmax": 255}
         style = ink if images.dtype == np.uint8 else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-        for axes, image in zip(axes_row, images, strict=True):
+        for axes, image in zip(axes_row, images, strict=False):
             axes.imshow(image, **style)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-    for axes, title in zip(all_axes[0], titles, strict=True):
+    for axes in all_axes.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, title in zip(all_axes[0], titles, strict=False):
         axes.set_title(title, pad=2)
     for axes, name in zip(all_axes[:, 0], row_names, strict=False):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")

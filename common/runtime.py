@@ -162,6 +162,7 @@ def choose_device(name: str = "auto") -> torch.device:
         if name != "auto":
             raise Failure(f"--device {name} does not work ({reason}); use --device cpu") from error
         print(f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr)
+        torch.cuda.is_available = lambda: False  # optimizers ask, and would use CUDA even for parameters on the CPU
         chosen = "cpu"
     return torch.device(chosen)
 

@@ -16,8 +16,9 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.pop("MNIST_DIR", None)
 # Task 1 with studies of seconds: the same code, files and processes
 QUICK_TASK1 = """
-import runpy, sys
-sys.path.insert(0, {root!r})
+import os, runpy, sys
+root = os.fsdecode({root!r})
+sys.path.insert(0, root)
 from common import studies
 studies.SEEDS, studies.DEEPEST, studies.NORMALIZATION_POINTS = 2, 6, 100
 studies.DEPTHS = studies.SHOWN_DEPTHS = (0, 1, 2, 4)
@@ -25,7 +26,7 @@ for setting in studies.SETTINGS.values():
     setting.update(points=100, test_points=50, epochs=3)
 from common import initialization
 initialization.UNSTABLE_DEPTHS = (2, 4)
-sys.argv[0] = {root!r} + "/task1.py"
+sys.argv[0] = os.path.join(root, "task1.py")
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -63,7 +64,7 @@ def run_here(monkeypatch):
 def write_quick_task1(folder, root=ROOT):
     """Write a script to a folder that runs task 1 of the checkout `root` with small studies; return its path."""
     path = folder / "quick_task1.py"
-    path.write_text(QUICK_TASK1.format(root=str(root)), encoding="utf-8")
+    path.write_text(QUICK_TASK1.format(root=os.fsencode(root)), encoding="utf-8")
     return path
 
 

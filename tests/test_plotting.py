@@ -204,3 +204,8 @@ def test_digits_that_are_easily_confused_have_colours_that_are_not(vision):
         pair: ciede2000(*(lab(plotting.CLASS_COLOURS[digit], vision) for digit in pair)) for pair in CONFUSABLE
     }
     assert {pair: value for pair, value in differences.items() if value < DISTINCT} == {}
+
+
+def test_a_row_without_images_is_drawn():
+    (axes,) = image_grid([np.zeros((0, 28, 28), np.uint8)], []).axes
+    assert not axes.images

@@ -191,3 +191,9 @@ def test_the_components_of_the_results_are_the_first_ten(answered):
     # a greater share of the first components than of all dimensions lies between the classes
     assert between["all"] < between["components"][0] < 1
     assert all(0.3 < pair["cosine"] < 1 for pair in components["closest_differences"][:2])
+
+
+def test_what_does_not_vary_has_no_share_and_no_cosine():
+    same, labels = np.ones((6, 3)), np.array([0, 0, 0, 1, 1, 1])
+    assert task2.between_classes(same, same, labels) == {"components": [0, 0, 0], "all": 0}
+    assert [entry["cosine"] for entry in task2.closest_class_difference(np.eye(3), same, labels)] == [0, 0, 0]

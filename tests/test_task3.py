@@ -491,3 +491,10 @@ def test_the_figure_of_the_training_names_accuracies_recalls_and_the_three_first
     assert (cells[9.8, 3], cells[9.8, 0], cells[9.8, 9]) == ("80.0", "100.0", "")
     boxes = {tuple(np.add(box.get_xy(), 0.5)) for box in panels["true digit"].patches}
     assert boxes == {(3, 5), (5, 3), (1, 2), (2, 1), (0, 9), (9, 0)}
+
+
+def test_after_the_fallback_the_network_trains_on_the_cpu(machine):
+    machine("fails")
+    model = MultilayerPerceptron().to(choose_device())
+    train(model, blobs(32), blobs(8, 1), epochs=1)
+    assert not torch.cuda.is_available()

@@ -264,7 +264,7 @@ def test_the_table_of_classes_has_a_row_for_each_representation_and_leaves_out_w
 
 @pytest.fixture(scope="module")
 def answered(small_mnist, tmp_path_factory):
-    """The results of task 4 on small data, its network, features, what it draws, and the planes before and after turning."""
+    """The results of task 4 on small data, its network, features, what it draws, and the planes as they are turned."""
 
     def record(points, previous, labels):
         turned.append((previous, orient(points, previous, labels)))
@@ -360,3 +360,7 @@ def test_each_plane_is_turned_to_resemble_the_one_before(answered):
     for (previous, result), (before, after) in zip(turned, pairwise(planes), strict=False):
         assert previous is before
         assert result is after
+
+
+def test_planes_without_variation_do_not_resemble_each_other():
+    assert task4.resemblance(np.ones((4, 2)), np.ones((4, 2)), np.array([0, 0, 1, 1])) == 0
