@@ -207,5 +207,5 @@ def test_digits_that_are_easily_confused_have_colours_that_are_not(vision):
 
 
 def test_a_row_without_images_is_drawn():
-    (axes,) = image_grid([np.zeros((0, 28, 28), np.uint8)], []).axes
+    (axes,) = plotting.image_grid([np.zeros((0, 28, 28), np.uint8)], []).axes
     assert not axes.images
