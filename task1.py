@@ -6,10 +6,9 @@ To try another depth for 1.4:  python task1.py --no-studies --figures deeper --h
 
 import argparse
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,8 +27,6 @@ BATCH_SIZE = 32
 LEARNING_RATE = 0.05
 History = dict[str, list[float]]
 
-# 1.1 Layers: forward, backward, update
-
 
 class Linear:
     """Affine layer f(x) = x Wᵀ + b (sheet, task 1).
@@ -44,8 +41,7 @@ class Linear:
         rng = np.random.default_rng(0) if rng is None else rng
         self.weight = rng.normal(0, math.sqrt(2 / in_channels), (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
-        self.grad_weight = np.zeros_like(self.weight)
-        self.grad_bias = np.zeros_like(self.bias)
+        self.grad_weight, self.grad_bias = np.zeros_like(self.weight), np.zeros_like(self.bias)
         self.last_input: np.ndarray | None = None
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
@@ -148,10 +144,7 @@ class CrossEntropyLoss:
     def backward(self) -> np.ndarray:
         """Return ∂L/∂p [N, C], the 1/N of the mean included."""
         p, y = saved_by_forward(self.last_input)
-        rows = np.arange(len(y))
-        gradient = np.zeros_like(p)
-        gradient[rows, y] = -1 / (len(y) * p[rows, y])
-        return gradient
+        return -np.eye(p.shape[1])[y] / (len(y) * p)  # [N, C], y one-hot
 
 
 class MLP:
@@ -174,7 +167,7 @@ class MLP:
     ) -> None:
         rng = np.random.default_rng(seed)
         channels = (in_channels, *hidden_channels)
-        self.layers: list[Any] = []
+        self.layers = []
         for inputs, outputs in pairwise(channels):
             self.layers += [Linear(inputs, outputs, rng), *normalization_layers(normalization, outputs), ReLU()]
         self.layers += [Linear(channels[-1], out_channels, rng), Softmax()]
@@ -205,9 +198,7 @@ class MLP:
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss` in every layer; return ∂L/∂x [N, in]."""
         p, y = saved_by_forward(self.last_loss)
-        gradient = p.copy()
-        gradient[np.arange(len(y)), y] -= 1
-        gradient /= len(y)
+        gradient = (p - np.eye(p.shape[1])[y]) / len(y)  # ∂L/∂z [N, out]
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -225,9 +216,6 @@ class MLP:
         return loss
 
 
-# 1.2 The training routine
-
-
 def train(
     mlp: MLP,
     data: Moons,
@@ -237,10 +225,9 @@ def train(
     seed: int = 0,
     report: Callable[[int, History], None] = lambda epoch, history: None,
 ) -> History:
-    """Train by stochastic gradient descent; return `train_loss` and `test_loss` of the full splits after every epoch.
+    """Train by stochastic gradient descent (1.2); return `train_loss` and `test_loss` of the full splits per epoch.
 
-    The points are shuffled anew in every epoch; `report` is called after each. Raises `Failure` when the loss is no
-    longer finite.
+    The points are shuffled anew in every epoch; `report` is called after each. Raises `Failure` if training diverges.
     """
     rng = np.random.default_rng(seed)
     history: History = {"train_loss": [], "test_loss": []}
@@ -264,23 +251,16 @@ def check_finite(loss: float, epoch: int, step: int) -> None:
         raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
 
 
-# 1.3 Loss curves
-
-
 @styled
-def training_figure(
-    history: Mapping[str, Sequence[float]], predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
-) -> Figure:
-    """Draw the losses over the epochs, and test points x [N, 2] over the decision regions of `predict`.
+def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
+    """Draw the losses over the epochs, and test points x [N, 2] over the decision regions of `predict` (1.3).
 
     `predict` maps points [M, 2] to probabilities [M, 2]; points on the wrong side of the boundary are ringed.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25])
     draw_history(left, history, "loss", 4)
-    left.set(ylabel="loss (nats)", yscale="log")
-    left.margins(y=0.12)
-    low, high = x.min(axis=0) - 0.08, x.max(axis=0) + 0.08
-    ticks = np.linspace(low, high, 300)  # [300, 2]
+    left.set(ylabel="loss (nats)", yscale="log", ymargin=0.12)
+    ticks = np.linspace(x.min(axis=0) - 0.08, x.max(axis=0) + 0.08, 300)  # [300, 2]
     grid = np.stack(np.meshgrid(*ticks.T), axis=-1)  # [300, 300, 2]
     probability = predict(grid.reshape(-1, 2))[:, 1].reshape(300, 300)
     right.contourf(*ticks.T, probability, levels=[0, 0.5, 1], colors=MOON_COLOURS, alpha=0.2)
@@ -288,40 +268,32 @@ def training_figure(
     right.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=3, linewidths=0, rasterized=True)
     wrong = x[predict(x).argmax(axis=1) != y]
     right.scatter(*wrong.T, s=45, facecolors="none", edgecolors="black", linewidths=0.8)
-    right.set_title(f"{len(wrong):,} of {len(x):,} test points wrong" + (" (ringed)" if len(wrong) else ""))
-    for name, colour, place in zip(("upper", "lower"), MOON_COLOURS, ((0.55, 0.93), (0.45, 0.07)), strict=True):
-        ha = "left" if name == "upper" else "right"
-        text = right.text(*place, f"{name} moon", color=colour, ha=ha, va="center", transform=right.transAxes)
-        text.set(path_effects=HALO, fontweight="bold", fontsize=7)
-    right.set(xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)")
+    style = {"va": "center", "transform": right.transAxes, "path_effects": HALO, "fontweight": "bold", "fontsize": 7}
+    right.text(0.55, 0.93, "upper moon", color=MOON_COLOURS[0], ha="left", **style)
+    right.text(0.45, 0.07, "lower moon", color=MOON_COLOURS[1], ha="right", **style)
+    title = f"{len(wrong):,} of {len(x):,} test points wrong" + (" (ringed)" if len(wrong) else "")
+    right.set(title=title, xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)")
     return figure
 
 
-# 1.4 More hidden layers, and task 5
-
-
 def run_studies(options: argparse.Namespace) -> None:
-    """Train networks of other depths, initializations and normalizations; save results and figures."""
-    seed = options.seed
-    depth = {name: studies.depth_study(MLP, train, name, seed) for name in studies.SETTINGS}
-    rows = {name: studies.summarize_depths(*arrays) for name, arrays in depth.items()}
-    for name, setting in studies.SETTINGS.items():
-        print("{points:,} points, noise {noise}, {epochs} epochs: final loss, median of the seeds".format(**setting))
-        studies.print_depths(rows[name])
-    norms = initialization.gradient_norms(MLP, seed)
-    normalization = studies.normalization_study(MLP, train, seed)
-    settings = studies.describe_settings()
+    """Train networks of other depths (1.4), initializations and normalizations (5); save results and figures."""
+    losses, depths = {}, {}
+    for name in studies.SETTINGS:
+        losses[name], errors = studies.depth_study(MLP, train, name, options.seed)
+        depths[name] = studies.summarize_depths(losses[name], errors)
+        studies.print_depths(name, depths[name])
+    norms = initialization.gradient_norms(MLP, options.seed)
+    normalization = studies.summarize_normalization(studies.normalization_study(MLP, train, options.seed))
     results = {
-        "settings": settings | {"batch_size": BATCH_SIZE},
-        "depth": rows,
-        "more_points": studies.remedy_study(MLP, train, seed),
-        "initialization": initialization.summarize(initialization.initialization_study(MLP, train, seed)),
+        "settings": studies.describe_settings() | {"batch_size": BATCH_SIZE},
+        "depth": depths,
+        "more_points": studies.remedy_study(MLP, train, options.seed),
+        "initialization": initialization.summarize(initialization.initialization_study(MLP, train, options.seed)),
         "gradient_norms": initialization.summarize_norms(norms),
-        "normalization": studies.summarize_normalization(normalization),
+        "normalization": normalization,
     }
-    floors = {name: limit["loss"] for name, limit in settings["bayes"].items()}
-    losses = {name: arrays[0] for name, arrays in depth.items()}
-    save_figure(studies.depth_figure(losses, floors), options.figures, "task1_depth")
+    save_figure(studies.depth_figure(losses, results["settings"]["bayes"]), options.figures, "task1_depth")
     save_figure(initialization.gradient_figure(norms), options.figures, "task1_gradients")
     save_figure(studies.normalization_figure(normalization), options.figures, "task1_normalization")
     save_results(options, "task1_studies", results)
@@ -359,16 +331,11 @@ def main(options: argparse.Namespace) -> None:
     print(f"test accuracy {accuracy:.2f} %")
     figure = training_figure(history, mlp.forward, data.x_test, data.y_test)  # 1.3
     save_figure(figure, options.figures, "task1_loss")
-    checked = MLP(seed=options.seed)
+    settings = ("hidden_channels", "epochs", "batch_size", "learning_rate")
     results = {
-        "gradient_check": gradients.network_errors(checked, data.x_train[:8], data.y_train[:8]),  # 1.1
+        "gradient_check": gradients.network_errors(MLP(seed=options.seed), data.x_train[:8], data.y_train[:8]),  # 1.1
         "difference_step": gradients.STEPS[0],
-        "settings": {
-            "hidden_channels": options.hidden_channels,
-            "epochs": options.epochs,
-            "batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-        },
+        "settings": {name: getattr(options, name) for name in settings},
         "history": history,
         "test_points": len(data.y_test),
         "test_accuracy": accuracy,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
-from common.plotting import HAIRLINE, PAGE_WIDTH, SPLIT_COLOURS, class_scatter, image_grid, save_figure, styled
+from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, class_scatter, image_grid, save_figure, styled
 from common.runtime import parse, run, save_results, script_parser
 from common.separation import class_variance, neighbour_separation
 
@@ -36,19 +36,13 @@ def describe(array: np.ndarray) -> dict[str, Any]:
     }
 
 
-def first_of_each_class(labels: np.ndarray) -> np.ndarray:
-    """Return the index of the first example of every class that occurs, in the order of the classes."""
-    return np.unique(labels, return_index=True)[1]
-
-
 def describe_components(pca: PCA) -> dict[str, Any]:
     """Return the components' shares of the variance and how many of them hold a given share (2.3)."""
     shares = pca.variance_shares
     cumulative = np.cumsum(shares)
-    goals = {str(goal): int(np.searchsorted(cumulative, goal)) + 1 for goal in (0.5, 0.8, 0.9, 0.95)}
     return {
         "variance_shares": shares[:COMPONENTS].tolist(),
-        "components_for_share": goals,
+        "components_for_share": {str(goal): int((cumulative < goal).sum()) + 1 for goal in (0.5, 0.8, 0.9, 0.95)},
         "constant_directions": int((shares < 1e-9).sum()),
     }
 
@@ -63,11 +57,9 @@ def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels
     pairs = np.array(list(permutations(range(len(classes)), 2)))
     differences = means[pairs[:, 0]] - means[pairs[:, 1]]
     cosines = components @ differences.T / np.maximum(np.linalg.norm(differences, axis=1), TINY)  # [K, pairs]
-    best = cosines.argmax(axis=1)
-    return [
-        {"classes": classes[pairs[pair]].tolist(), "cosine": float(row[pair])}
-        for row, pair in zip(cosines, best, strict=True)
-    ]
+    best = pairs[cosines.argmax(axis=1)]
+    rows = zip(classes[best].tolist(), cosines.max(axis=1).tolist(), strict=True)
+    return [{"classes": difference, "cosine": cosine} for difference, cosine in rows]
 
 
 def between_classes(points: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -95,24 +87,18 @@ def spectrum_figure(shares: np.ndarray, counts: Sequence[int], accuracies: Seque
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2), sharex=True)
     held = 100 * np.cumsum(shares)
     left.plot(range(1, len(held) + 1), held, color="black")
+    style = {"textcoords": "offset points", "fontsize": 7}
     below, above = {"xytext": (3, -2), "va": "top"}, {"xytext": (-2, 3), "va": "bottom", "ha": "right"}
     reached = {goal: int(np.searchsorted(held[:-1], goal)) + 1 for goal in (50, 90, 95)}
     marks = [(2, f"{held[1]:.0f} % in 2"), (9, f"{held[8]:.0f} % in 9, the most\nthat ten class\nmeans can span")]
     marks += [(number, f"{goal} % in {number}") for goal, number in reached.items()]
     for (number, text), place in zip(marks, (below, above, below, above, below), strict=True):
-        left.plot([number, number], [held[number - 1], 0], **HAIRLINE)
+        left.plot([number, number], [held[number - 1], 0], **GUIDE)
         left.plot(number, held[number - 1], "o", color="black")
-        left.annotate(text, (number, held[number - 1]), textcoords="offset points", fontsize=7, **place)
+        left.annotate(text, (number, held[number - 1]), **style, **place)
     right.plot(counts, accuracies, "o-", color=SPLIT_COLOURS["test"])
     for count, accuracy in zip(counts, accuracies, strict=True):
-        right.annotate(
-            f"{accuracy:.0f}",
-            (count, accuracy),
-            textcoords="offset points",
-            fontsize=7,
-            color=SPLIT_COLOURS["test"],
-            **below,
-        )
+        right.annotate(f"{accuracy:.0f}", (count, accuracy), color=SPLIT_COLOURS["test"], **style, **below)
     text = "ten nearest neighbours in\nthe space of the components"
     right.text(0.98, 0.05, text, transform=right.transAxes, ha="right", fontsize=7, color=SPLIT_COLOURS["test"])
     for axes, quantity in ((left, "cumulative variance (%)"), (right, "accuracy (%)")):
@@ -149,21 +135,22 @@ def projection_figure(
 
 def main(options: argparse.Namespace) -> None:
     """Answer 2.1 to 2.4 in turn."""
-    train, test = load_data(train=True, data_dir=options.data_dir), load_data(train=False, data_dir=options.data_dir)
+    train, test = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
     check_enough(train.labels)
 
     statistics = describe(train.images)  # 2.1
     for name, value in statistics.items():
         print(f"{name:5}  {tuple(value) if name == 'shape' else value}")
-    examples = first_of_each_class(train.labels)
-    titles = [str(label) for label in train.labels[examples]]
-    examples_figure = image_grid([train.images[examples]], titles, size=(3.6, 0.6))
+    classes, firsts = np.unique(train.labels, return_index=True)
+    figure = image_grid([train.images[firsts]], [str(label) for label in classes], size=(3.6, 0.6))
+    save_figure(figure, options.figures, "task2_examples")
 
     vectors, labels = convert_mnist_to_vectors(train)  # 2.2
     test_vectors, test_labels = convert_mnist_to_vectors(test)
 
     pca = do_pca(vectors)  # 2.3
     points, test_points = (project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors))
+    save_figure(components_figure(pca), options.figures, "task2_components")
 
     separations = [  # 2.4
         neighbour_separation(Vectors(points[:, :count], labels), Vectors(test_points[:, :count], test_labels))
@@ -176,16 +163,10 @@ def main(options: argparse.Namespace) -> None:
         print(f"test accuracy of ten nearest neighbours on {count:2} components {accuracy:.2f} %")
 
     shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
-    figures = {
-        "examples": examples_figure,
-        "components": components_figure(pca),
-        "spectrum": spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies),
-        "projection": projection_figure(
-            points[shown, :2], labels[shown], pca.variance_shares, plane["accuracy_per_class"]
-        ),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, options.figures, f"task2_{name}")
+    figure = spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies)
+    save_figure(figure, options.figures, "task2_spectrum")
+    figure = projection_figure(points[shown, :2], labels[shown], pca.variance_shares, plane["accuracy_per_class"])
+    save_figure(figure, options.figures, "task2_projection")
     results = {
         "data": {"train": digest(train), "test": digest(test)},
         "statistics": statistics,

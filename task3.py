@@ -21,35 +21,16 @@ from matplotlib.patches import Rectangle
 from torch import nn
 from tqdm import tqdm
 
+from common import runtime
 from common.checks import Failure, check_labels, check_shape
 from common.data import Images, Vectors, convert_mnist_to_vectors, digest, load_data
-from common.plotting import (
-    HAIRLINE,
-    PAGE_WIDTH,
-    SPLIT_COLOURS,
-    draw_cells,
-    draw_history,
-    image_grid,
-    save_figure,
-    styled,
-)
-from common.runtime import (
-    add_training_flags,
-    choose_device,
-    make_writable,
-    parse,
-    replacing,
-    run,
-    save_results,
-    script_parser,
-)
+from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, draw_cells, draw_history, image_grid, save_figure, styled
 from common.separation import accuracy_per_class, confused_pairs, confusion
 
 EPOCHS = 10
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
 LARGE_BATCH = 256  # shows where the time of a step goes
-SHOWN_ERRORS = 10
 CHECKPOINT_VERSION = 2
 # What torch.load raises for files that are not what they should be
 DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError)
@@ -134,12 +115,16 @@ def train(
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        for split, data in (("train", sample), ("test", test)):
-            split_loss, accuracy = evaluate(model, *data)
-            losses.append(torch.tensor(split_loss, device=device))
-            history[f"{split}_loss"].append(split_loss)
-            history[f"{split}_accuracy"].append(accuracy)
-        check_finite(torch.stack(losses), epoch)
+        for split, (images, classes) in (("train", sample), ("test", test)):
+            with torch.no_grad():
+                logits = model(images)
+            losses.append(criterion(logits, classes))
+            history[f"{split}_loss"].append(losses[-1].item())
+            history[f"{split}_accuracy"].append(batch_accuracy(logits, classes))
+        finite = torch.stack(losses).isfinite()  # one look per epoch: one per step would wait for the device
+        if not finite.all():
+            step = min(finite.tolist().index(False) + 1, len(losses) - 2)
+            raise Failure(f"the loss is not finite in epoch {epoch}, step {step}; take a smaller --learning-rate")
         history["seconds"].append(time.perf_counter() - start)
         report(epoch, history)
     return history
@@ -150,21 +135,6 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
     check_shape(data.vectors, "N", 784)
     check_labels(data.labels, len(data.vectors), 10)
     return torch.as_tensor(data.vectors).to(device), torch.as_tensor(data.labels).to(device)
-
-
-def check_finite(losses: torch.Tensor, epoch: int) -> None:
-    """Raise `Failure` if a loss of the epoch's steps, or of the validation after them, is not finite."""
-    broken = (~torch.isfinite(losses)).nonzero()  # one look per epoch; one per step would wait for the device
-    if len(broken):
-        step = min(broken[0].item() + 1, len(losses) - 2)
-        raise Failure(f"the loss is not finite in epoch {epoch}, step {step}; take a smaller --learning-rate")
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, vectors: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return the averaged cross-entropy and the accuracy in per cent on a full split."""
-    logits = model(vectors)
-    return nn.functional.cross_entropy(logits, labels).item(), batch_accuracy(logits, labels)
 
 
 @torch.no_grad()
@@ -181,7 +151,7 @@ def predict(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
 
 
 def train_and_save(
-    train_images: Images,
+    images: Images,
     test_data: Vectors,
     options: argparse.Namespace,
     epochs: int = EPOCHS,
@@ -195,32 +165,23 @@ def train_and_save(
     # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
     # and wait for each other's threads, slower by hundreds of times.
     torch.set_num_threads(1)
-    make_writable(options.checkpoint.parent)
-    device = choose_device(options.device)
+    runtime.make_writable(options.checkpoint.parent)
+    device = runtime.choose_device(options.device)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
-    known = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": options.seed,
-        "data": digest(train_images),
-    }
-    count = min(len(train_images.labels), len(test_data.labels))
+    known = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": options.seed, "data": digest(images)}
+    count = min(len(images.labels), len(test_data.labels))
     print(f"device {device}; train loss and accuracy are of the first {count:,} train images, test of all", flush=True)
 
     def report(epoch: int, history: History) -> None:
         last = {name: values[-1] for name, values in history.items()}
-        scores = (
-            f"{split} loss {last[f'{split}_loss']:.4f}, {last[f'{split}_accuracy']:.2f} %"
-            for split in ("train", "test")
-        )
-        tqdm.write(f"epoch {epoch:2}/{epochs}  {'  '.join(scores)}  {last['seconds']:.2f} s")
+        line = "train loss {train_loss:.4f}, {train_accuracy:.2f} %  test loss {test_loss:.4f}, {test_accuracy:.2f} %"
+        tqdm.write(f"epoch {epoch:2}/{epochs}  {line.format(**last)}  {last['seconds']:.2f} s")
         model.settings = {"epochs": epoch, **known}
         save_checkpoint(model, options.checkpoint)
 
-    train_data = convert_mnist_to_vectors(train_images)
-    history = train(model, train_data, test_data, epochs, batch_size, learning_rate, options.seed, report)
-    return model, history
+    train_data = convert_mnist_to_vectors(images)
+    return model, train(model, train_data, test_data, epochs, batch_size, learning_rate, options.seed, report)
 
 
 def save_checkpoint(model: MultilayerPerceptron, path: Path) -> None:
@@ -228,7 +189,7 @@ def save_checkpoint(model: MultilayerPerceptron, path: Path) -> None:
     checkpoint = {"version": CHECKPOINT_VERSION, "settings": model.settings, "weights": model.state_dict()}
     content = io.BytesIO()
     torch.save(checkpoint, content)
-    with replacing(path) as temporary:
+    with runtime.replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
 
@@ -282,12 +243,11 @@ def training_figure(
     loss.sharex(accuracy)
     loss.label_outer()
     if len(history["test_accuracy"]) >= 5:
-        loss.axvline(5, **HAIRLINE)
-        accuracy.axvline(5, **HAIRLINE)
+        loss.axvline(5, **GUIDE)
+        accuracy.axvline(5, **GUIDE)
         place = {"xycoords": ("data", "axes fraction"), "xytext": (3, 3), "textcoords": "offset points"}
-        accuracy.annotate(
-            f"epoch 5:\n{history['test_accuracy'][4]:.1f} %", (5, 0), color=SPLIT_COLOURS["test"], **place
-        )
+        text = f"epoch 5:\n{history['test_accuracy'][4]:.1f} %"
+        accuracy.annotate(text, (5, 0), color=SPLIT_COLOURS["test"], **place)
     draw_confusion(panels["matrix"], matrix, [pair["classes"] for pair in pairs[:3]])
     return figure
 
@@ -309,13 +269,6 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, in
     axes.set(yticks=range(10), xlabel="predicted digit", ylabel="true digit", aspect="equal")
 
 
-def parse_options() -> argparse.Namespace:
-    """Parse the flags of task 3."""
-    parser = script_parser(__doc__, data=True, model=True)
-    add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
-    return parse(parser)
-
-
 def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the pieces of 3.1 and 3.2."""
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
@@ -329,13 +282,12 @@ def main(options: argparse.Namespace) -> None:
     matrix = confusion(test_data.labels, predicted)
     pairs = confused_pairs(matrix)
     wrong = np.flatnonzero(predicted != test_data.labels)
-    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:SHOWN_ERRORS]]
+    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:10]]
     titles = [f"{test_data.labels[k]} → {predicted[k]}" for k in surest]
 
     save_figure(training_figure(history, matrix, pairs), options.figures, "task3_training")
-    save_figure(
-        image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8)), options.figures, "task3_errors"
-    )
+    figure = image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8))
+    save_figure(figure, options.figures, "task3_errors")
     results = {
         "data": {"train": digest(train_images), "test": digest(test_images)},
         "network": model.settings,
@@ -352,9 +304,11 @@ def main(options: argparse.Namespace) -> None:
             "device": str(next(model.parameters()).device),
         },
     }
-    save_results(options, "task3", results)
+    runtime.save_results(options, "task3", results)
     print(f"left in {options.figures}: task3_*.png, task3_*.svg, task3.json; the network: {options.checkpoint}")
 
 
 if __name__ == "__main__":
-    run(main, parse_options())
+    parser = runtime.script_parser(__doc__, data=True, model=True)
+    runtime.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
+    runtime.run(main, runtime.parse(parser))

@@ -8,7 +8,6 @@ import argparse
 import webbrowser
 from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -28,12 +27,14 @@ from common.pca import PCA, do_pca, project
 from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, class_scatter, draw_cells, save_figure, styled
 from common.runtime import CHECKPOINT, choose_device, parse, replacing, run, save_results, script_parser
 from common.separation import linear_accuracy, neighbour_separation
-from task3 import MultilayerPerceptron, load_checkpoint, predict, train_and_save
+from task3 import MultilayerPerceptron, load_checkpoint, predict, predict_probabilities, train_and_save
 
 NAMES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
 SHOWN_POINTS = 3000
-SHIFTS = 4  # pixels
 SILHOUETTE_POINTS = 2500  # its cost grows with the square
+LEGEND = """variance held by two components; accuracy of ten neighbours in their plane and of a linear classifier in the
+full space; silhouette in the plane, from -1 to 1; units that are zero for every image
+           variance  neighbours    linear  silhouette  dead units"""
 
 
 def load_or_train(options: argparse.Namespace, test_data: Vectors) -> MultilayerPerceptron:
@@ -55,19 +56,6 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
         if isinstance(layer, nn.ReLU):
             features.append(activations.cpu().numpy())
     return features
-
-
-@torch.no_grad()
-def last_layer(model: MultilayerPerceptron, features: np.ndarray) -> np.ndarray:
-    """Return the probability of each class [N, 10] from the features [N, 100] of the fourth layer."""
-    device = next(model.parameters()).device
-    return model.layers[-1](torch.as_tensor(features).to(device)).softmax(dim=1).cpu().numpy()
-
-
-def save_features(features: list[np.ndarray], path: Path) -> None:
-    """Store the features as `layer1` … `layer4` in one NumPy archive (4.1)."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
 
 
 def centred_means(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -95,15 +83,12 @@ def measure_separation(
 ) -> dict[str, Any]:
     """Measure how well the classes of vectors [N, D] and of their projection, points [N, 2], are separated (4.3).
 
-    The classifiers learn one half of the images and are tested on the other.
-
     Returns the variance held by two components, in per cent, and the components that hold 90 %; accuracies in per cent
     of nearest neighbours in the plane, in all and per class with the pairs that they confuse, and of logistic
-    regression in the full space; the silhouette in the plane, from -1 to 1; and the number of dead units, those that
-    are zero for every image.
+    regression in the full space, which learn one half of the images and are tested on the other; the silhouette in the
+    plane, from -1 to 1; and the number of dead units, those that are zero for every image.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    fit, check = np.array_split(order, 2)
+    fit, check = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
     plane = neighbour_separation(Vectors(points[fit], labels[fit]), Vectors(points[check], labels[check]))
     shown = check[:SILHOUETTE_POINTS]
     return {
@@ -124,7 +109,7 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     Shifts wrap around; with MNIST's margins that moves under one per cent of the ink.
     """
     accuracies = []
-    for pixels in range(SHIFTS + 1):
+    for pixels in range(5):
         moved = [(np.roll(data.images, step, axis), data.labels) for axis in (1, 2) for step in (pixels, -pixels)]
         right = [predict(model, convert_mnist_to_vectors(Images(*each)).vectors) == data.labels for each in moved]
         accuracies.append(float(100 * np.mean(right)))
@@ -198,7 +183,8 @@ def main(options: argparse.Namespace) -> None:
     print(f"network: {settings}; accuracy on these {len(labels):,} images {shifted[0]:.2f} %")
 
     features = extract_features(model, test_data.vectors)  # 4.1
-    save_features(features, options.checkpoint.with_name("features.npz"))
+    with replacing(options.checkpoint.with_name("features.npz")) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
     spaces = [test_data.vectors, *features]  # 4.2
     pcas = [do_pca(vectors) for vectors in spaces]
     points = [project(vectors, pca) for vectors, pca in zip(spaces, pcas, strict=True)]
@@ -208,14 +194,10 @@ def main(options: argparse.Namespace) -> None:
         measure_separation(*space, labels, options.seed)
         for space in tqdm(list(zip(spaces, pcas, points, strict=True)), "separation", leave=False, disable=None)
     ]
-    print(
-        "variance held by two components; accuracy of ten neighbours in their plane and of a linear classifier in the"
-    )
-    print("full space; silhouette in the plane, from -1 to 1; units that are zero for every image")
-    print(f"{'':9}{'variance':>10}{'neighbours':>12}{'linear':>10}{'silhouette':>12}{'dead units':>12}")
+    print(LEGEND)
     for name, measure in zip(NAMES, measures, strict=True):
-        numbers = "{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{silhouette:12.3f}{dead_units:12}"
-        print(f"{name:9}{numbers.format(**measure)}")
+        line = "{:9}{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{silhouette:12.3f}{dead_units:12}"
+        print(line.format(name, **measure))
 
     shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
     figure = features_figure([plane[shown] for plane in points], labels[shown], measures)
@@ -224,10 +206,9 @@ def main(options: argparse.Namespace) -> None:
     shares = [plane.var(axis=0, ddof=1) / pca.eigenvalues.sum() for plane, pca in zip(points, pcas, strict=True)]
     page = options.figures / "task4_explorer.html"
     title = f"What the hidden layers make of {len(labels):,} test images"
-    probabilities = last_layer(model, features[-1])
-    save_page(
-        page, list(zip(NAMES, points, shares, strict=True)), test_images.images, labels, probabilities, title, shown
-    )
+    probabilities = predict_probabilities(model, test_data.vectors)
+    panels = list(zip(NAMES, points, shares, strict=True))
+    save_page(page, panels, test_images.images, labels, probabilities, title, shown)
     results = {
         "data": {"test": digest(test_images)},
         "network": model.settings,

@@ -1,4 +1,4 @@
-"""Check that the numbers in README.md are those of the results in figures/; print what differs and end with status 1."""
+"""Check that the numbers in README.md are those of the results in figures/; end with status 1 if they are not."""
 
 import json
 import statistics

@@ -1,7 +1,5 @@
 """Argument checks, and the error that a user can fix."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np

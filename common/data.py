@@ -1,13 +1,11 @@
 """The two moons, and MNIST as arrays and as vectors, read from the IDX files into NumPy."""
 
-from __future__ import annotations
-
-import contextlib
 import hashlib
 import io
 import math
 import os
 import zlib
+from contextlib import redirect_stdout, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +21,6 @@ MD5 = {  # as torchvision publishes them
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801  # unsigned bytes in three dimensions, in one
 
 
 class Moons(NamedTuple):
@@ -44,9 +41,9 @@ def moons(n_train: int = 8000, n_test: int = 2000, noise: float = 0.08, seed: in
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
         raise ValueError(f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}")
-    train_source, test_source = np.random.SeedSequence(seed).spawn(2)
-    x_train, y_train = _draw_moons(n_train, noise, np.random.default_rng(train_source))
-    x_test, y_test = _draw_moons(n_test, noise, np.random.default_rng(test_source))
+    train_rng, test_rng = np.random.default_rng(seed).spawn(2)
+    x_train, y_train = _draw_moons(n_train, noise, train_rng)
+    x_test, y_test = _draw_moons(n_test, noise, test_rng)
     low, high = x_train.min(axis=0), x_train.max(axis=0)
     x_train, x_test = (2 * (x - low) / (high - low) - 1 for x in (x_train, x_test))
     return Moons(x_train, y_train, x_test, y_test)
@@ -78,10 +75,8 @@ def bayes_limit(noise: float) -> tuple[float, float]:
     def normal(distance: np.ndarray) -> np.ndarray:
         return np.exp(-((distance / noise) ** 2) / 2) / (noise * math.sqrt(2 * math.pi))
 
-    densities = np.array(
-        [normal(x[:, None] - arc[:, 0]) @ normal(y[:, None] - arc[:, 1]).T / len(angle) for arc in half_circles(angle)]
-    )  # [2, x, y]
-    densities = np.maximum(densities, np.finfo(float).tiny)
+    sums = [normal(x[:, None] - arc[:, 0]) @ normal(y[:, None] - arc[:, 1]).T for arc in half_circles(angle)]
+    densities = np.maximum(np.array(sums) / len(angle), np.finfo(float).tiny)  # [2, x, y]
     loss = (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2
     accuracy = densities.max(axis=0).sum() * step**2 / 2
     return float(loss), float(100 * accuracy)
@@ -112,7 +107,7 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
     names = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     folder = data_dir or os.environ.get("MNIST_DIR")
     contents = [_read_file(Path(folder), name) if folder else _read_official(name) for name in names]
-    return Images(*parse_idx(*contents, source=str(folder or "MNIST")))
+    return parse_idx(*contents, source=str(folder or "MNIST"))
 
 
 def convert_mnist_to_vectors(data: Images) -> Vectors:
@@ -120,7 +115,7 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
     images, labels = data
     if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images [N, 28, 28] and N labels, got {images.dtype} {images.shape}")
-    vectors = images.reshape(len(images), -1).astype(np.float32)
+    vectors = images.reshape(-1, 784).astype(np.float32)
     vectors /= 127.5
     vectors -= 1
     return Vectors(vectors, labels)
@@ -131,22 +126,20 @@ def digest(data: Images) -> str:
     return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
 
 
-def check_enough(labels: np.ndarray, least: int = 10) -> None:
-    """Raise `Failure` unless there are two classes and `least` images of each that occurs, as statistics need."""
+def check_enough(labels: np.ndarray) -> None:
+    """Raise `Failure` unless there are two classes and ten images of each that occurs, as statistics need."""
     counts = np.unique(labels, return_counts=True)[1]
-    if len(counts) < 2 or counts.min() < least:
-        raise Failure(
-            f"{len(labels)} images with only {counts.min()} of one class are too few for statistics; "
-            f"give at least {least} of each class, and two classes"
-        )
+    if len(counts) < 2 or counts.min() < 10:
+        problem = f"{len(labels)} images with only {counts.min()} of one class are too few for statistics"
+        raise Failure(f"{problem}; give at least 10 of each class, and two classes")
 
 
-def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> tuple[np.ndarray, np.ndarray]:
+def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> Images:
     """Return the images and labels of an image and a label file; raise `Failure` unless both are valid and fit."""
-    count, *size = _header(images, IMAGES_MAGIC, 4, f"{source}: the image file")
+    count, *size = _header(images, 3, f"{source}: the image file")
     if size != [28, 28]:
         raise Failure(f"{source}: images of {size[0]}×{size[1]} instead of 28×28; give a folder of MNIST's format")
-    (label_count,) = _header(labels, LABELS_MAGIC, 2, f"{source}: the label file")
+    (label_count,) = _header(labels, 1, f"{source}: the label file")
     if count != label_count:
         raise Failure(f"{source}: {count} images but {label_count} labels; take both files from one data set")
     if count == 0:
@@ -155,20 +148,21 @@ def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> tuple[n
     classes = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
     if classes.max() > 9:
         raise Failure(f"{source}: label {classes.max()} is not a class from 0 to 9; give a data set of ten classes")
-    return pixels, classes
+    return Images(pixels, classes)
 
 
-def _header(content: bytes, magic: int, fields: int, source: str) -> list[int]:
-    """Return the dimensions in an IDX header, checked against the magic number and the length of the file."""
-    if len(content) < 4 * fields:
+def _header(content: bytes, dimensions: int, source: str) -> list[int]:
+    """Return the sizes in the IDX header of an array of unsigned bytes, once its magic number and length are right."""
+    start, magic = 4 * (1 + dimensions), 0x800 + dimensions
+    if len(content) < start:
         raise Failure(f"{source} is cut short within its header; get it again")
-    found, *dimensions = (int(field) for field in np.frombuffer(content, ">u4", count=fields))
+    found, *sizes = np.frombuffer(content[:start], ">u4").tolist()
     if found != magic:
         raise Failure(f"{source} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
-    expected = 4 * fields + int(np.prod(dimensions, dtype=object))
+    expected = start + math.prod(sizes)
     if len(content) != expected:
         raise Failure(f"{source} has {len(content)} bytes where its header promises {expected}; get it again")
-    return dimensions
+    return sizes
 
 
 def _decompress(content: bytes, source: str) -> bytes:
@@ -182,47 +176,37 @@ def _decompress(content: bytes, source: str) -> bytes:
 def _read_file(folder: Path, name: str) -> bytes:
     """Return the content of an IDX file, plain or .gz, in the folder that the user named."""
     for path in (folder / name, folder / f"{name}.gz"):
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        return _decompress(content, str(path)) if path.suffix == ".gz" else content
+            return _decompress(content, str(path)) if path.suffix == ".gz" else content
     raise Failure(f"no {name} or {name}.gz in {folder}; --data-dir or MNIST_DIR takes a folder with the four IDX files")
 
 
 def _read_official(name: str) -> bytes:
     """Return the content of an official archive: the bundled one, the one in the cache, or a download."""
-    content = _verified(BUNDLED, name)
-    if content is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-        archives = cache / "MNIST" / "raw"  # where torchvision puts them
-        content = _verified(archives, name)
-        if content is None:
-            _download(cache, name)
-            content = _verified(archives, name)
-        if content is None:
-            raise Failure(f"the download of {name}.gz is damaged; delete {cache} and try again")
-    return content
+    if content := _verified(BUNDLED, name):
+        return content
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
+    archives = cache / "MNIST" / "raw"  # where torchvision puts them
+    if content := _verified(archives, name):
+        return content
+    from torchvision.datasets import MNIST
+
+    try:
+        with redirect_stdout(io.StringIO()):
+            MNIST(str(cache), download=True)
+    except (RuntimeError, OSError, HTTPException) as error:
+        advice = "restore it, or name a folder with the files in MNIST_DIR"
+        raise Failure(f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; {advice}") from error
+    if content := _verified(archives, name):
+        return content
+    raise Failure(f"the download of {name}.gz is damaged; delete {cache} and try again")
 
 
 def _verified(folder: Path, name: str) -> bytes | None:
     """Return the content of an archive whose MD5 sum is the official one, else None."""
-    try:
+    with suppress(OSError):
         archive = (folder / f"{name}.gz").read_bytes()
-    except OSError:
-        return None
-    digest = hashlib.md5(archive, usedforsecurity=False).hexdigest()
-    return _decompress(archive, name) if digest == MD5[name] else None
-
-
-def _download(cache: Path, name: str) -> None:
-    from torchvision.datasets import MNIST
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            MNIST(str(cache), download=True)
-    except (RuntimeError, OSError, HTTPException) as error:
-        raise Failure(
-            f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; "
-            "restore it, or name a folder with the files in MNIST_DIR"
-        ) from error
+        if hashlib.md5(archive, usedforsecurity=False).hexdigest() == MD5[name]:
+            return _decompress(archive, name)
+    return None

@@ -4,8 +4,6 @@ Other solutions may work on NumPy arrays or torch tensors, with weights [out, in
 one-hot. Errors are relative to the largest entry of a gradient. PyTorch is imported only where it is the reference.
 """
 
-from __future__ import annotations
-
 import ast
 import dis
 import inspect
@@ -71,9 +69,8 @@ def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any
     mlp.backward()
     errors = []
     for layer, name in [(each, name) for each in mlp.layers for name in parameter_names(each)]:
-        array = getattr(layer, name)
-        slopes = central_differences(lambda: mlp.loss(x, y), array)
-        error = relative_error(getattr(layer, f"grad_{name}"), slopes)
+        array, gradient = getattr(layer, name), getattr(layer, f"grad_{name}")
+        error = relative_error(gradient, central_differences(lambda: mlp.loss(x, y), array))
         errors.append({"parameter": name, "shape": list(array.shape), "error": error})
     return errors
 
@@ -125,17 +122,16 @@ def load_definitions(source: bytes, path: str) -> types.ModuleType:
 
     Everything else is left out: a file without a main guard would train, draw and write when it is imported.
     """
-    tree = ast.parse(source, path)
-    needed, kept = set(NAMES), [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
-    codes = [compile(ast.Module([node], []), path, "exec", dont_inherit=True) for node in tree.body]
-    while found := [k for k, code in enumerate(codes) if not kept[k] and needed & set(_names(code, "STORE_NAME"))]:
-        for k in found:
-            kept[k] = True
-            needed.update(_names(codes[k], "LOAD_NAME", "LOAD_GLOBAL"))
-    tree.body = [node for node, keep in zip(tree.body, kept, strict=True) if keep]
+    tree, needed = ast.parse(source, path), set(NAMES)
+    codes = [compile(ast.Module([node], []), path, "exec") for node in tree.body]
+    kept = {k for k, node in enumerate(tree.body) if isinstance(node, ast.Import | ast.ImportFrom)}
+    while found := {k for k, code in enumerate(codes) if needed & set(_names(code, "STORE_NAME"))} - kept:
+        kept |= found
+        needed.update(*(_names(codes[k], "LOAD_NAME", "LOAD_GLOBAL") for k in found))
+    tree.body = [tree.body[k] for k in sorted(kept)]
     module = types.ModuleType("solution")
     sys.modules["solution"] = module  # dataclasses look their module up
-    exec(compile(tree, path, "exec", dont_inherit=True), vars(module))
+    exec(compile(tree, path, "exec"), vars(module))
     return module
 
 
@@ -149,24 +145,21 @@ def _names(code: types.CodeType, *operations: str) -> Iterator[str]:
 
 def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) -> list[Check]:
     """Check the gradients of the four classes for a batch of one and one of several rows."""
-    import torch
-
     checks = []
     for seed, (batch, inputs, outputs) in enumerate(((1, 1, 2), (5, 3, 4))):
         rng = np.random.default_rng(seed)
         layer = new_linear(linear, inputs, outputs, rng)
-        checks += check_layer(layer, linear_twin(layer, outputs), rng.normal(size=(batch, inputs)), rng)
+        checks += check_layer(layer, linear_twin, rng.normal(size=(batch, inputs)), rng)
         logits = rng.normal(size=(batch, outputs))
-        checks += check_layer(relu(), torch.relu, logits, rng, like=layer)
-        checks += check_layer(softmax(), lambda z: torch.softmax(z, dim=1), logits, rng, like=layer)
+        checks += check_layer(relu(), lambda f: f.relu(), logits, rng, like=layer)
+        checks += check_layer(softmax(), lambda f: f.softmax(dim=1), logits, rng, like=layer)
         checks.append(check_loss(cross_entropy(), logits / 2, rng, like=layer))
     return checks
 
 
 def new_linear(linear: type, inputs: int, outputs: int, rng: np.random.Generator) -> Any:
     """Return a Linear layer of any solution with random float64 weights and biases."""
-    takes_rng = "rng" in inspect.signature(linear).parameters
-    layer = linear(inputs, outputs, rng) if takes_rng else linear(inputs, outputs)
+    layer = linear(inputs, outputs, *([rng] if "rng" in inspect.signature(linear).parameters else []))
     for name in ("weight", "bias"):
         array = getattr(layer, name)
         values = _like(layer, rng.normal(size=tuple(array.shape)))
@@ -177,15 +170,12 @@ def new_linear(linear: type, inputs: int, outputs: int, rng: np.random.Generator
     return layer
 
 
-def linear_twin(layer: Any, outputs: int) -> Callable[..., Any]:
-    """Return torch's affine map for weights [out, in] or, as their shape tells, [in, out]."""
-    transposed = layer.weight.shape[0] != outputs
-    return lambda x, weight, bias: x @ (weight if transposed else weight.T) + bias.flatten()
+def linear_twin(x: Any, weight: Any, bias: Any) -> Any:
+    """Return the affine map of x [N, in] in torch for weights [out, in] or, as their shape tells, [in, out]."""
+    return x @ (weight.T if weight.shape[1] == x.shape[1] else weight) + bias.flatten()
 
 
-def check_layer(
-    layer: Any, twin: Callable[..., Any], x: np.ndarray, rng: np.random.Generator, like: Any = None
-) -> list[Check]:
+def check_layer(layer: Any, twin: Callable, x: np.ndarray, rng: np.random.Generator, like: Any = None) -> list[Check]:
     """Check ∂L/∂x and the gradients of all parameters against differences and against `twin`, the same in torch.
 
     L weights the outputs at random. `like` is a layer whose weights show which kind of array this one takes.
@@ -205,16 +195,12 @@ def check_layer(
         return [Check(type(layer).__name__, "∂L/∂x", x.shape, np.inf, np.inf, _reason(error))]
     arrays = {"x": x} | {key: _numpy(getattr(layer, key)) for key in parameters}
     expected = _autograd(twin, list(arrays.values()), delta)
-    return [
-        Check(
-            type(layer).__name__,
-            f"∂L/∂{key}",
-            array.shape,
-            relative_error(found[key], central_differences(lambda: float((forward() * delta).sum()), array)),
-            relative_error(found[key], gradient),
-        )
-        for (key, array), gradient in zip(arrays.items(), expected, strict=True)
-    ]
+    checks = []
+    for (key, array), gradient in zip(arrays.items(), expected, strict=True):
+        differences = central_differences(lambda: float((forward() * delta).sum()), array)
+        errors = relative_error(found[key], differences), relative_error(found[key], gradient)
+        checks.append(Check(type(layer).__name__, f"∂L/∂{key}", array.shape, *errors))
+    return checks
 
 
 def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, like: Any) -> Check:
@@ -223,33 +209,31 @@ def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, lik
     p = exponentials / exponentials.sum(axis=1, keepdims=True)
     y = rng.integers(0, logits.shape[1], len(logits))
     one_hot, mean = np.eye(logits.shape[1])[y], -np.log(p[np.arange(len(y)), y]).mean()
-    labels: Any = None
 
-    def loss() -> float:
-        return float(criterion.forward(_like(like, p), labels))
+    def loss(labels: np.ndarray) -> float:
+        return float(criterion.forward(_like(like, p), _like(like, labels)))
 
-    def distance(kind: np.ndarray) -> float:
-        nonlocal labels
-        labels = _like(like, kind)
+    def distance(labels: np.ndarray) -> float:
         try:
-            return min(abs(loss() / factor - mean) for factor in (1, len(y)))
+            return min(abs(loss(labels) / factor - mean) for factor in (1, len(y)))
         except Exception:  # foreign code, as above
             return np.inf
 
+    labels = min((y, one_hot), key=distance)
     try:
-        labels = _like(like, min((y, one_hot), key=distance))
-        loss()
+        loss(labels)
         found = _numpy(criterion.backward())
     except Exception as error:  # foreign code, as above
         return Check(type(criterion).__name__, "∂L/∂p", p.shape, np.inf, np.inf, _reason(error))
     (expected,) = _autograd(lambda tensor: tensor.log(), [p], -one_hot / len(y))
     lacks_mean = len(y) > 1 and relative_error(found, len(y) * expected) < AUTOGRAD_TOLERANCE
     remark = "the 1/N of the mean is missing" if lacks_mean else ""
-    errors = (relative_error(found, reference) for reference in (central_differences(loss, p), expected))
+    differences = central_differences(lambda: loss(labels), p)
+    errors = relative_error(found, differences), relative_error(found, expected)
     return Check(type(criterion).__name__, "∂L/∂p", p.shape, *errors, remark, LOSS_TOLERANCE)
 
 
-def _autograd(function: Callable[..., Any], arrays: Sequence[np.ndarray], delta: np.ndarray) -> list[np.ndarray]:
+def _autograd(function: Callable, arrays: Sequence[np.ndarray], delta: np.ndarray) -> list[np.ndarray]:
     """Return the gradients of Σ delta · function(arrays) by PyTorch."""
     import torch
 
@@ -285,6 +269,5 @@ def report(checks: list[Check]) -> None:
         errors = f"{check.differences_error:13.1e}{check.autograd_error:11.1e}"
         verdict = "right" if check.passed else f"WRONG  {check.remark}"
         print(f"{check.layer:18}{check.gradient:12}{shape:10}{errors}  {verdict}")
-    wrong = sum(not check.passed for check in checks)
-    if wrong:
+    if wrong := sum(not check.passed for check in checks):
         raise Failure(f"{wrong} of {len(checks)} gradients are wrong; the table above says which")

@@ -102,7 +102,6 @@ def gradient_figure(norms: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         right.annotate(name, (6, norms[key]["weight"][:, 5:8].mean()), **(down if key == "large" else up))
     left.text(0.98, 0.97, "← backward", transform=left.transAxes, ha="right", va="top")
     left.set(title=r"$\|\partial\mathcal{L}/\partial f\|$: explodes, stays or vanishes", yscale="log", ylabel="norm")
-    right.set(title=r"$\|\partial\mathcal{L}/\partial W\|$: of one size in all layers")
-    for axes in (left, right):
-        axes.set(xlabel="linear layer (1 = first)", xticks=layers[::3])
+    right.set(title=r"$\|\partial\mathcal{L}/\partial W\|$: nearly the same in all layers")
+    plt.setp([left, right], xlabel="linear layer (1 = first)", xticks=layers[::3])
     return figure

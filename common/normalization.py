@@ -9,8 +9,6 @@ Backward, with δ = ∂L/∂y: ∂L/∂γ = Σₙ δ x̂ and ∂L/∂β = Σₙ 
 over S: the parts of the gradient that would shift or scale all of S have no effect and are removed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from common.checks import check_shape, saved_by_forward
@@ -20,9 +18,7 @@ MOMENTUM = 0.1  # the weight of the newest batch in the running statistics
 
 
 class _Normalization:
-    """γ, β and the backward pass; `axis` is the one that S runs along."""
-
-    axis: int
+    """γ, β and the backward pass; `axis` of the subclass is the one that S runs along."""
 
     def __init__(self, channels: int) -> None:
         self.scale, self.shift = np.ones(channels), np.zeros(channels)  # γ and β
@@ -63,19 +59,15 @@ class BatchNorm(_Normalization):
         self.running_mean, self.running_variance = np.zeros(channels), np.ones(channels)
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running.
-
-        Raises ValueError for a batch of one in training: its variance says nothing.
-        """
+        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running."""
         check_shape(x, "N", len(self.scale))
         if not remember:
             return self._normalize(x, self.running_mean, self.running_variance, remember)
-        if len(x) < 2:
+        if len(x) < 2:  # the variance of one value says nothing
             raise ValueError(f"expected a batch of at least two in training, got shape {list(x.shape)}")
         mean, variance = x.mean(axis=0), x.var(axis=0)
-        unbiased = variance * len(x) / (len(x) - 1)
         self.running_mean += MOMENTUM * (mean - self.running_mean)
-        self.running_variance += MOMENTUM * (unbiased - self.running_variance)
+        self.running_variance += MOMENTUM * (variance * len(x) / (len(x) - 1) - self.running_variance)  # unbiased
         return self._normalize(x, mean, variance, remember)
 
 
@@ -92,11 +84,7 @@ class LayerNorm(_Normalization):
 
 def normalization_layers(method: str | None, channels: int) -> list[BatchNorm | LayerNorm]:
     """Return the layer of that method in a list, or an empty list for None; raise ValueError for any other."""
-    match method:
-        case None:
-            return []
-        case "batch":
-            return [BatchNorm(channels)]
-        case "layer":
-            return [LayerNorm(channels)]
-    raise ValueError(f"expected normalization None, 'batch' or 'layer', got {method!r}")
+    layers = {None: [], "batch": [BatchNorm], "layer": [LayerNorm]}
+    if method not in layers:
+        raise ValueError(f"expected normalization None, 'batch' or 'layer', got {method!r}")
+    return [layer(channels) for layer in layers[method]]

@@ -1,7 +1,5 @@
 """Principal component analysis by hand (sheet, 2.3 and 2.4)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +51,7 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     dimensions = len(pca.mean)
     if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
         raise ValueError(f"expected vectors [N, {dimensions}] and 1 ≤ n ≤ {dimensions}, got {vectors.shape} and n={n}")
-    components = pca.eigenvectors[:, :n].astype(vectors.dtype)
-    return (vectors - pca.mean.astype(vectors.dtype)) @ components
+    return (vectors - pca.mean.astype(vectors.dtype)) @ pca.eigenvectors[:, :n].astype(vectors.dtype)
 
 
 def _as_matrix(vectors: np.ndarray) -> np.ndarray:

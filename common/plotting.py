@@ -1,12 +1,10 @@
 """One style for every figure, and what the figures of two scripts share.
 
-Figures are drawn at the size at which they are placed, in inches, so that all text has one size. The functions take
-values and draw; `save_figure` alone writes.
+Figures are drawn at the size at which they are placed, so that all text has one size; `save_figure` alone writes.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -25,29 +23,9 @@ CLASS_COLOURS = (
 )
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 MOON_COLOURS = ("#009e73", "#cc79a7")
-HAIRLINE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
+GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # keeps text and lines legible over points
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "figure.facecolor": "white",
-    "figure.titlesize": 8,
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "image.interpolation": "nearest",
-    "savefig.dpi": 300,
-    "svg.hashsalt": "multilayer perceptrons",  # ids in the file, and so its bytes, repeat
-}
-styled = mpl.rc_context(STYLE)  # a decorator: importing this module leaves the user's own plots alone
+styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))  # a decorator: the user's own plots stay as is
 
 
 @styled
@@ -70,10 +48,9 @@ def image_grid(
     figure, all_axes = plt.subplots(len(rows), max(1, len(titles)), figsize=size, squeeze=False)
     for axes_row, images in zip(all_axes, rows, strict=True):
         limit = np.abs(images).max(initial=0)
-        ink = {"cmap": "gray_r", "vmin": 0, "vmax": 255}
-        style = ink if images.dtype == np.uint8 else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        colours, low, high = ("gray_r", 0, 255) if images.dtype == np.uint8 else ("RdBu_r", -limit, limit)
         for axes, image in zip(axes_row, images, strict=False):
-            axes.imshow(image, **style)
+            axes.imshow(image, colours, vmin=low, vmax=high)
     for axes in all_axes.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -86,20 +63,17 @@ def image_grid(
 
 def draw_history(axes: Axes, history: Mapping[str, Sequence[float]], quantity: str, digits: int) -> None:
     """Draw `train_QUANTITY` as a line and `test_QUANTITY` as circles over the epochs, the last values beside them."""
-    last = {}
-    for split, marker in (("train", ""), ("test", "o")):
-        values = history[f"{split}_{quantity}"]
-        line, colour = "" if marker else "-" if len(values) > 1 else ".", SPLIT_COLOURS[split]
-        axes.plot(range(1, len(values) + 1), values, marker + line, color=colour, markerfacecolor="white")
-        last[split] = values[-1]
-    above = max(last, key=lambda split: last[split])
-    for split, value in last.items():
-        label_end(axes, len(values), value, f"{split} {value:.{digits}f}", SPLIT_COLOURS[split], split == above)
+    curves = {split: history[f"{split}_{quantity}"] for split in SPLIT_COLOURS}
+    above = max(curves, key=lambda split: curves[split][-1])
+    for split, values in curves.items():
+        line, colour = "o" if split == "test" else "-" if len(values) > 1 else ".", SPLIT_COLOURS[split]
+        axes.plot(range(1, len(values) + 1), values, line, color=colour, markerfacecolor="white")
+        label_end(axes, len(values), values[-1], f"{split} {values[-1]:.{digits}f}", colour, split == above)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel("epoch")
 
 
-def label_end(axes: Axes, x: float, y: float, text: str, colour: Any, above: bool) -> None:
+def label_end(axes: Axes, x: float, y: float, text: str, colour: str, above: bool) -> None:
     """Name a line at the right of its end, a little above or below it."""
     place = {"xytext": (4, 1 if above else -1), "textcoords": "offset points", "va": "bottom" if above else "top"}
     axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
@@ -145,7 +119,7 @@ def label_places(rims: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
     return places
 
 
-def text_colour(background: Any) -> str:
+def text_colour(background: str | np.ndarray) -> str:
     """Return the colour of text, black or white, that is legible on a background."""
     return "white" if np.dot(mpl.colors.to_rgb(background), (0.299, 0.587, 0.114)) < 0.5 else "black"
 

@@ -1,26 +1,23 @@
 """What every script does around its work: flags, device, results file, complete files, one line for every error."""
 
-from __future__ import annotations
-
 import argparse
 import glob
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 
 from common.checks import Failure
-
-if TYPE_CHECKING:
-    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
@@ -44,41 +41,34 @@ def script_parser(description: str, data: bool = False, model: bool = False) -> 
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
     if model:
         parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
-        parser.add_argument(
-            "--checkpoint", type=file_path, default=CHECKPOINT, metavar="FILE", help="the trained network"
-        )
+        file = {"type": file_path, "default": CHECKPOINT, "metavar": "FILE"}
+        parser.add_argument("--checkpoint", **file, help="the trained network")
     return parser
 
 
 def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size: int, learning_rate: float) -> None:
     """Add the settings of training with their defaults, in both spellings of the sheet."""
-    count, rate = positive_int, positive_float
-    parser.add_argument("--epochs", type=count, default=epochs, help="passes over the train split")
-    parser.add_argument("--batch-size", "--batch_size", type=count, default=batch_size, help="examples per step")
-    names = ("--learning-rate", "--learning_rate", "--lr")
-    parser.add_argument(*names, type=rate, default=learning_rate, help="step size of the optimizer")
+    parser.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the train split")
+    parser.add_argument("--batch-size", "--batch_size", type=positive_int, default=batch_size, help="examples per step")
+    rate = {"type": positive_float, "default": learning_rate, "help": "step size of the optimizer"}
+    parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
 
 
 def _integer(text: str, minimum: int, maximum: int) -> int:
-    if not (text.isascii() and text.isdigit() and minimum <= int(text) <= maximum):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {minimum} to {maximum}")
-    return int(text)
+    with suppress(ValueError):  # more digits than Python converts
+        if text.isascii() and text.isdigit() and minimum <= int(text) <= maximum:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {minimum} to {maximum}")
 
 
-def positive_int(text: str) -> int:
-    """Parse a count of at least one."""
-    return _integer(text, 1, 10**9)
-
-
-def seed_number(text: str) -> int:
-    """Parse a seed that NumPy, scikit-learn and PyTorch all accept; experiments count up from it."""
-    return _integer(text, 0, 2**32 - 1000)
+positive_int = partial(_integer, minimum=1, maximum=10**9)
+seed_number = partial(_integer, minimum=0, maximum=2**32 - 1000)  # for all libraries; experiments count up from it
 
 
 def positive_float(text: str) -> float:
     """Parse a finite number above zero."""
     with suppress(ValueError):
-        if math.isfinite(value := float(text)) and value > 0:
+        if 0 < (value := float(text)) < math.inf:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
 
@@ -93,12 +83,15 @@ def file_path(text: str) -> Path:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line and prepare the output: a console that lacks a character shows a mark instead."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not in IDLE and notebooks, nor where the stream is closed
-            stream.reconfigure(errors="replace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, which neither tqdm nor joblib's workers expect
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            os.set_inheritable(getattr(sys, name).fileno(), True)
+        elif hasattr(getattr(sys, name), "reconfigure"):  # not in IDLE and notebooks
+            getattr(sys, name).reconfigure(errors="replace")
     options = parser.parse_args()
     if not options.show and "MPLBACKEND" not in os.environ:
-        mpl.use("agg")
+        plt.switch_backend("agg")
     return options
 
 
@@ -115,36 +108,25 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
         message, status = "interrupted", 130
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
         message = f"{error.filename or 'output'}: {error.strerror or error}; fix that, or name another place"
-        _drop_output()
+        try:
+            print(end="", flush=True)
+        except OSError:  # discard what stdout cannot take: Python would try again at its exit and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, RuntimeError) as error:  # PyTorch's want of memory is a RuntimeError
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("(out of|not enough|allocate) memory", str(error)):
             raise
         message = "not enough memory; choose a smaller network or batch"
     else:
         if options.show:
-            _show_figures()
+            if plt.get_backend().lower() == "agg":
+                print("no display: the figures are in their folder only", file=sys.stderr)
+            plt.show()
         return
     print(f"{script}: {message}", file=sys.stderr)
     raise SystemExit(status)
 
 
-def _drop_output() -> None:
-    """Flush stdout; discard what it cannot take, since Python would try again at its exit and complain."""
-    try:
-        print(end="", flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _show_figures() -> None:
-    import matplotlib.pyplot as plt
-
-    if plt.get_backend().lower() == "agg":
-        print("no display: the figures are in their folder only", file=sys.stderr)
-    plt.show()
-
-
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> Any:
     """Return the torch device of that name; `auto` is CUDA when it is available and works, else the CPU.
 
     Raises `Failure` for a named device that is not available or does not work.

@@ -1,7 +1,5 @@
 """How well classes separate: nearest neighbours, a linear classifier, confused pairs, variance between the classes."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 
@@ -12,13 +10,10 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from common.data import Vectors
 
-CLASSES = 10
-NEIGHBOURS = 10
-
 
 def confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Return how many examples of each class (row) were given each label (column), int64 [10, 10]."""
-    return confusion_matrix(labels, predicted, labels=range(CLASSES))
+    return confusion_matrix(labels, predicted, labels=range(10))
 
 
 def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
@@ -28,7 +23,7 @@ def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
     """
     sizes = matrix.sum(axis=1)
     pairs = []
-    for first, second in combinations(range(CLASSES), 2):
+    for first, second in combinations(range(10), 2):
         images = int(matrix[first, second] + matrix[second, first])
         share = float(100 * images / max(sizes[first] + sizes[second], 1))
         pairs.append({"classes": [first, second], "images": images, "share": share})
@@ -48,7 +43,7 @@ def neighbour_separation(known: Vectors, tested: Vectors) -> dict[str, Any]:
     """
     # A tree is quicker in few dimensions, comparing all pairs is in many; both are exact.
     algorithm = "kd_tree" if known.vectors.shape[1] <= 5 else "brute"
-    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(known.labels)), algorithm=algorithm).fit(*known)
+    classifier = KNeighborsClassifier(min(10, len(known.labels)), algorithm=algorithm).fit(*known)
     matrix = confusion(tested.labels, classifier.predict(tested.vectors))
     return {
         "accuracy": float(100 * np.trace(matrix) / len(tested.labels)),
@@ -58,10 +53,7 @@ def neighbour_separation(known: Vectors, tested: Vectors) -> dict[str, Any]:
 
 
 def linear_accuracy(known: Vectors, tested: Vectors) -> float:
-    """Return the accuracy in per cent of logistic regression, fitted to `known`, on `tested`.
-
-    Every dimension is first scaled to mean zero and variance one, both taken from `known`.
-    """
+    """Return the accuracy in per cent on `tested` of logistic regression, standardized by and fitted to `known`."""
     mean, deviation = known.vectors.mean(axis=0), known.vectors.std(axis=0)
     deviation[deviation == 0] = 1
     classifier = LogisticRegression(C=0.01, max_iter=1000).fit((known.vectors - mean) / deviation, known.labels)

@@ -1,13 +1,18 @@
 """The experiments of task 1 beyond its own training run: depth, initialization and normalization (sheet, 1.4 and 5).
 
-Each study trains variants of the network on the moons with several seeds and returns the losses as one array; beside
-it stand its summary for the results and its figure. The caller brings its network and its training routine.
+Each study trains variants of the network on the moons with several seeds and returns the losses as one array; its
+summary for the results and its figure stand beside it. The caller brings its network and its training routine.
 """
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from itertools import product
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -35,8 +40,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
     "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
 }
+TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a setting
 Network = Callable[..., Any]  # task 1's MLP
 Train = Callable[..., dict[str, list[float]]]  # task 1's train
+Arrays = tuple[np.ndarray, np.ndarray]  # losses and errors
 
 
 class Variant(NamedTuple):
@@ -52,7 +59,7 @@ class Variant(NamedTuple):
     normalization: str | None = None
 
 
-def train_variant(network: Network, train: Train, variant: Variant, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def train_variant(network: Network, train: Train, variant: Variant, seed: int) -> Arrays:
     """Train one network; return its losses [2, epochs], train and test, and its errors on the test split [2].
 
     The errors are the number of wrong test points and their share of the test loss, at the end. All values from an
@@ -83,24 +90,35 @@ def scale_weights(mlp: Any, std: float | None) -> None:
             layer.weight *= std / math.sqrt(2 / layer.weight.shape[1])
 
 
-def train_all(
-    network: Network, train: Train, variants: Sequence[Variant], seed: int, label: str
-) -> tuple[np.ndarray, np.ndarray]:
+def train_all(network: Network, train: Train, variants: Sequence[Variant], seed: int, label: str) -> Arrays:
     """Train variants with `SEEDS` seeds each; return losses [variants, seeds, 2, epochs], errors [variants, seeds, 2].
 
     The runs share the cores; give the longest variants last, they are started first.
     """
-    jobs = [(variant, number) for variant in reversed(variants) for number in range(seed, seed + SEEDS)]
-    pool = Parallel(n_jobs=-1, return_as="generator")
-    results = pool(delayed(train_variant)(network, train, *job) for job in jobs)
+    jobs = [(variant, number) for variant in variants for number in range(seed, seed + SEEDS)][::-1]
+    pool = Parallel(n_jobs=-1, return_as="generator", initializer=end_with, initargs=(os.getpid(),))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C is for this process alone
     try:
+        results = pool(delayed(train_variant)(network, train, *job) for job in jobs)
+        signal.signal(signal.SIGINT, handler)
         runs = list(tqdm(results, f"task 1: {label}", total=len(jobs), leave=False, disable=None))
     except BrokenProcessPool as error:
         raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
-    losses, errors = (
-        np.array(arrays).reshape(len(variants), SEEDS, *arrays[0].shape) for arrays in zip(*runs, strict=True)
-    )
-    return losses[::-1], errors[::-1]
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    losses, errors = zip(*runs[::-1], strict=True)
+    return np.reshape(losses, (len(variants), SEEDS, 2, -1)), np.reshape(errors, (len(variants), SEEDS, 2))
+
+
+def end_with(parent: int) -> None:
+    """End this worker process soon after its parent, which may be killed while the worker waits for a job."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def running_median(losses: np.ndarray) -> np.ndarray:
@@ -108,10 +126,9 @@ def running_median(losses: np.ndarray) -> np.ndarray:
 
     Training of deep networks jumps from epoch to epoch; its last value is what a run ends at.
     """
-    epochs = losses.shape[-1]
-    window = max(3, epochs // 10)
-    medians = [np.median(losses[..., max(0, end - window) : end], axis=-1) for end in range(1, epochs + 1)]
-    return np.stack(medians, axis=-1)
+    ends = range(1, losses.shape[-1] + 1)
+    window = max(3, len(ends) // 10)
+    return np.stack([np.median(losses[..., max(0, end - window) : end], axis=-1) for end in ends], axis=-1)
 
 
 def list_runs(values: np.ndarray) -> list[float | None]:
@@ -119,11 +136,8 @@ def list_runs(values: np.ndarray) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
-# 1.4 Depth
-
-
-def depth_study(network: Network, train: Train, setting: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Train all depths in one setting; return the arrays of `train_all`, variants being `DEPTHS`."""
+def depth_study(network: Network, train: Train, setting: str, seed: int) -> Arrays:
+    """Train all depths in one setting (1.4); return the arrays of `train_all`, variants being `DEPTHS`."""
     variants = [Variant(depth, **SETTINGS[setting]) for depth in DEPTHS]
     return train_all(network, train, variants, seed, f"{len(DEPTHS)} depths, {SETTINGS[setting]['points']:,} points")
 
@@ -137,10 +151,9 @@ def summarize_depths(losses: np.ndarray, errors: np.ndarray) -> list[dict[str, A
         epochs = np.where(np.isfinite(least), test.argmin(axis=1) + 1, np.nan)
         columns = {"train": train[:, -1], "test": test[:, -1], "least_test": least, "least_epoch": epochs}
         columns |= {"wrong_points": wrong[:, 0], "wrong_share": wrong[:, 1]}
-        rows.append(
-            {"depth": depth, **{name: list_runs(values) for name, values in columns.items()}}
-            | {"turned": int((test[:, -1] > TURNED * least).sum()), "diverged": int(np.isnan(least).sum())}
-        )
+        row = {"depth": depth} | {name: list_runs(values) for name, values in columns.items()}
+        turned, diverged = int((test[:, -1] > TURNED * least).sum()), int(np.isnan(least).sum())
+        rows.append(row | {"turned": turned, "diverged": diverged})
     return rows
 
 
@@ -151,27 +164,26 @@ def remedy_study(network: Network, train: Train, seed: int) -> dict[str, Any]:
     return REMEDY | {"train": list_runs(train_loss), "test": list_runs(test_loss)}
 
 
-def print_depths(rows: list[dict[str, Any]]) -> None:
+def print_depths(setting: str, rows: list[dict[str, Any]]) -> None:
     """Print the final losses over depth as a table, the median of the runs that did not diverge."""
+    print(f"{TITLE.format(**SETTINGS[setting])}: final loss, median of the seeds")
     print("hidden layers  train loss (nats)  test loss (nats)  diverged")
     for row in rows:
-        train, test = (
-            np.median([loss for loss in row[split] if loss is not None] or np.nan) for split in ("train", "test")
-        )
+        finals = ([loss for loss in row[split] if loss is not None] for split in ("train", "test"))
+        train, test = (np.median(losses or np.nan) for losses in finals)
         print(f"{row['depth']:13}{train:19.5f}{test:18.5f}{row['diverged']:10}")
 
 
 @styled
-def depth_figure(losses: Mapping[str, np.ndarray], floors: Mapping[str, float]) -> Figure:
+def depth_figure(losses: Mapping[str, np.ndarray], bayes: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw train and test loss [depths, seeds, 2, epochs] over the epochs, and the final loss over depth.
 
-    `losses` and the floors below which no classifier gets have the keys of `SETTINGS`.
+    `losses` and the Bayes limits, `loss` being the floor below which no classifier gets, have the keys of `SETTINGS`.
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 3.4))
     for part, (name, values) in zip(figure.subfigures(2, 1), losses.items(), strict=True):
-        floor = floors[name]
-        title = "{points:,} points, noise {noise}, {epochs} epochs".format(**SETTINGS[name])
-        part.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        floor = bayes[name]["loss"]
+        part.suptitle(TITLE.format(**SETTINGS[name]), x=0.01, ha="left", fontweight="bold")
         *small, last = part.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 1, 1.3])
         smooth = running_median(np.nan_to_num(values, nan=np.inf))  # a diverged run counts as infinite
         for axes, depth in zip(small, SHOWN_DEPTHS, strict=True):
@@ -179,8 +191,7 @@ def depth_figure(losses: Mapping[str, np.ndarray], floors: Mapping[str, float]) 
             axes.set_title(f"{depth or 'no'} hidden layer{'s' * (depth > 0)}")
         final = smooth[..., -1]  # [depths, seeds, 2]
         draw_final(last, final)
-        greatest = final[np.isfinite(final)].max(initial=floor)
-        least = final.min(initial=floor)
+        least, greatest = final.min(initial=floor), final[np.isfinite(final)].max(initial=floor)
         last.set(**({"yscale": "log", "ylim": (least / 3, 1)} if name == "sheet" else {"ylim": (0, 1.2 * greatest)}))
         for axes in (*small, last):
             axes.axhline(floor, color="black", linestyle="--", linewidth=0.8)
@@ -216,11 +227,8 @@ def draw_final(axes: Axes, final: np.ndarray) -> None:
     axes.set(title="final loss", xlabel="hidden layers", xticks=(0, 2, 4, 8, 12), xlim=(-0.6, 12.6))
 
 
-# 5 Normalization
-
-
 def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray:
-    """Train the deepest network from N(0, 1) weights with every method at both learning rates.
+    """Train the deepest network from N(0, 1) weights with every method at both learning rates (5).
 
     Returns losses [variants, seeds, 2, epochs], rates innermost. Without normalization this network diverges.
     """
@@ -231,21 +239,20 @@ def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray
 
 def summarize_normalization(losses: np.ndarray) -> list[dict[str, Any]]:
     """Return each run's final test loss by method and learning rate, and how many runs diverged."""
-    keys = [{"method": method or "none", "learning_rate": rate} for method in METHODS for rate in RATES]
-    finals = running_median(losses[:, :, 1])[:, :, -1]
-    return [
-        key | {"test": list_runs(final), "diverged": int(np.isnan(final).sum())}
-        for key, final in zip(keys, finals, strict=True)
-    ]
+    rows = []
+    for (method, rate), final in zip(product(METHODS, RATES), running_median(losses)[:, :, 1, -1], strict=True):
+        row = {"method": method or "none", "learning_rate": rate}
+        rows.append(row | {"test": list_runs(final), "diverged": int(np.isnan(final).sum())})
+    return rows
 
 
 @styled
-def normalization_figure(losses: np.ndarray) -> Figure:
-    """Draw the final test loss of every run of `normalization_study`, and the diverged ones in a band above."""
+def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the final test loss of every run, from the rows of the summary, and the diverged ones in a band above."""
     figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1, 3], figsize=(4.6, 2))
     x = np.array([0, 1.25, 2.75, 4, 5.5, 6.75])
-    final = running_median(np.nan_to_num(losses[:, :, 1], nan=np.inf))[:, :, -1]  # [variants, seeds]
-    for place, values in zip(x, final, strict=True):
+    for place, row in zip(x, rows, strict=True):
+        values = np.nan_to_num(np.array(row["test"], float), nan=np.inf)  # a diverged run counts as infinite
         spots = place + 0.3 * np.linspace(-1, 1, len(values) + 2)[1:-1]
         lost, median = np.isinf(values), np.median(values)
         band.plot(spots[lost], np.zeros(lost.sum()), "x", color=SPLIT_COLOURS["test"])
@@ -269,12 +276,7 @@ def normalization_figure(losses: np.ndarray) -> Figure:
 def describe_settings() -> dict[str, Any]:
     """Return the settings behind the results, and the Bayes limit of each setting's moons."""
     limits = {name: bayes_limit(setting["noise"]) for name, setting in SETTINGS.items()}
-    return {
-        "seeds": SEEDS,
-        "width": WIDTH,
-        "settings": SETTINGS,
-        "bayes": {name: {"loss": loss, "accuracy": accuracy} for name, (loss, accuracy) in limits.items()},
-        "turned": TURNED,
-        "deepest": DEEPEST,
-        "normalization": {"points": NORMALIZATION_POINTS, "learning_rates": RATES},
-    }
+    bayes = {name: {"loss": loss, "accuracy": accuracy} for name, (loss, accuracy) in limits.items()}
+    normalization = {"points": NORMALIZATION_POINTS, "learning_rates": RATES}
+    settings = {"seeds": SEEDS, "width": WIDTH, "settings": SETTINGS, "bayes": bayes, "turned": TURNED}
+    return settings | {"deepest": DEEPEST, "normalization": normalization}

@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+
+import typst
 
 from common.checks import Failure
 from common.runtime import CHECKPOINT, DEVICES, FIGURES, ROOT, parse, replacing, run, script_parser
-
-TASKS = ("task1", "task2", "task3", "task4")
 
 
 def parse_options() -> argparse.Namespace:
@@ -37,12 +38,11 @@ def run_tasks(options: argparse.Namespace) -> None:
     data = ["--data-dir", str(options.data_dir)] if options.data_dir else []
     model = ["--device", options.device, "--checkpoint", str(checkpoint)]
     flags = {"task1": [], "task2": data, "task3": data + model, "task4": data + model}
-    for task in TASKS:
+    for task, own in flags.items():
         print(f"== {task}.py", flush=True)
-        command = [sys.executable, str(ROOT / f"{task}.py"), *shared, *flags[task]]
-        status = subprocess.run(command, check=False).returncode
-        if status:
-            raise SystemExit(status)
+        finished = subprocess.run([sys.executable, str(ROOT / f"{task}.py"), *shared, *own], check=False)
+        if finished.returncode:
+            raise SystemExit(finished.returncode)
 
 
 def typeset(folder: Path, author: str | None = None, student_id: str | None = None) -> list[str]:
@@ -50,20 +50,22 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
 
     Raises `Failure` when results are missing, not readable or of an older version, and when the source has a mistake.
     """
-    import typst
-
-    signature = {"author": author, "student-id": student_id}
-    settings = {"ignore_system_fonts": True, "sys_inputs": {key: text for key, text in signature.items() if text}}
+    signature = {key: text for key, text in (("author", author), ("student-id", student_id)) if text}
+    settings = {"ignore_system_fonts": True, "sys_inputs": signature}
     with tempfile.TemporaryDirectory() as temporary:  # where source and results lie side by side
         source = collect(folder, Path(temporary))
         try:
             document = typst.compile(source, format="pdf", root=temporary, **settings)
-            contradicted, (signed,) = (
-                json.loads(typst.query(source, label, field="value", root=temporary, **settings))
-                for label in ("<contradicted>", "<author>")
-            )
+            query = partial(typst.query, source, field="value", root=temporary, **settings)
+            contradicted, (signed,) = (json.loads(query(label)) for label in ("<contradicted>", "<author>"))
         except typst.TypstError as error:
-            raise Failure(explain(error)) from error
+            place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", getattr(error, "diagnostic", ""))
+            where = place[0] if place else "answers.typ:1:1"
+            message = getattr(error, "message", str(error)).splitlines()[0]
+            raise Failure(
+                f"{'figures/' if '.typ' in where else ''}{where}: {message}; correct it there (text needs a backslash "
+                "before # $ @ * _ and <), or, if you did not change it, run python -m common.submission anew"
+            ) from error
     with replacing(folder / "submission.pdf") as target:
         target.write_bytes(document)
     if not signed:
@@ -92,16 +94,6 @@ def collect(folder: Path, target: Path) -> str:
     return str(target / "answers.typ")
 
 
-def explain(error: Exception) -> str:
-    """Return in one line what typst reports, where, and what to do about it."""
-    place = re.search(r"(task\d|answers|style)\.typ:\d+:\d+", getattr(error, "diagnostic", ""))
-    message = getattr(error, "message", str(error)).splitlines()[0]
-    return (
-        f"figures/{place[0] if place else 'answers.typ'}: {message}; correct it there (text needs a backslash before "
-        "# $ @ * _ and <), or, if you did not change it, run python -m common.submission anew"
-    )
-
-
 def main(options: argparse.Namespace) -> None:
     """Run everything, or with --reuse the typesetting alone."""
     if not options.reuse:
@@ -109,10 +101,8 @@ def main(options: argparse.Namespace) -> None:
     contradicted = typeset(options.figures, options.author, options.student_id)
     print(f"answers: {options.figures / 'submission.pdf'}")
     if contradicted:
-        raise Failure(
-            f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}. Rewrite these "
-            "sentences in the .typ files of figures/, or run the task again with its defaults"
-        )
+        advice = "Rewrite these sentences in the .typ files of figures/, or run the task again with its defaults"
+        raise Failure(f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}. {advice}")
 
 
 if __name__ == "__main__":

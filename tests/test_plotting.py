@@ -86,7 +86,7 @@ def test_bytes_are_ink_and_other_values_are_centred_on_zero_within_their_row():
     assert limits == [(0, 255), (0, 255), (-0.75, 0.75), (-0.75, 0.75)]
     assert [axes.get_title() for axes in figure.axes] == ["a", "b", "", ""]
     assert [axes.get_ylabel() for axes in figure.axes] == ["grey", "", "signed", ""]
-    assert figure.axes[0].title.get_fontsize() == plotting.STYLE["axes.titlesize"]
+    assert figure.axes[0].title.get_fontsize() == 8
 
 
 @pytest.mark.parametrize("train_last", [0.1, 0.3])

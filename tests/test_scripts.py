@@ -133,6 +133,8 @@ def test_a_script_with_a_progress_bar_runs_where_a_stream_is_closed(
     monkeypatch.setattr(sys, stream, None)  # as under pythonw, or after 2>&-
     assert run_here("task3.py", *flags_for("task3", small_mnist, tmp_path)) == 0
     assert (tmp_path / "task3.json").exists()
+    if getattr(sys, stream):  # what took its place
+        getattr(sys, stream).close()
 
 
 def flags_for(task, data, folder):

@@ -232,10 +232,11 @@ def test_the_normalization_study_varies_method_and_rate_and_its_rows_name_them(e
     assert alike == {Variant(12, points=1000, weight_std=1)}
 
 
-def test_the_final_loss_of_a_normalization_is_its_running_median():
+def test_the_final_loss_of_a_normalization_is_its_running_median(monkeypatch):
     losses = np.ones((6, 2, 2, 4))
     losses[3, :, 1] = [[9, 0.25, 0.5, 99], [9, 99, 0.75, 0.125]]  # a jump in one of the last three epochs
-    rows = studies.summarize_normalization(losses)
+    monkeypatch.setattr(studies, "train_all", lambda *arguments: (losses, None))
+    rows = studies.summarize_normalization(studies.normalization_study(MLP, train, 9))
     assert [row["test"] for row in rows] == [[1, 1]] * 3 + [[0.5, 0.75]] + [[1, 1]] * 2
 
 
@@ -250,11 +251,12 @@ def test_the_initialization_study_goes_from_large_to_small_weights_and_its_rows_
     assert results["small"] == [5, 5, None]
 
 
-def test_weights_that_diverge_are_counted_by_depth():
+def test_weights_that_diverge_are_counted_by_depth(monkeypatch):
     losses = np.ones((6, 4, 2, 2))
     losses[1, 2, :, 1] = losses[3, :3, :, :] = losses[4] = NAN  # from the second epoch, and from the first
     losses[5, :, 0] = [[0.9, 0.7], [0.9, 0.6], [0.9, NAN], [0.9, 0.5]]
-    results = initialization.summarize(losses)
+    monkeypatch.setattr(initialization, "train_all", lambda *arguments: (losses, None))
+    results = initialization.summarize(initialization.initialization_study(MLP, train, 9))
     assert [row["diverged"] for row in results["large"]] == [0, 1, 0, 3, 4]
     assert results["small"] == [0.7, 0.6, None, 0.5]
 
@@ -311,8 +313,9 @@ def test_the_printed_table_holds_medians_of_the_runs_that_did_not_diverge(capsys
         {"depth": 4, "train": [0.5, None, 0.25], "test": [3, None, 1], "diverged": 1},
         {"depth": 12, "train": [None], "test": [None], "diverged": 1},
     ]
-    studies.print_depths(rows)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    studies.print_depths("scarce", rows)
+    title, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert " ".join(title) == "200 points, noise 0.3, 200 epochs: final loss, median of the seeds"
     assert lines == [["4", "0.37500", "2.00000", "1"], ["12", "nan", "nan", "1"]]
 
 
@@ -357,18 +360,6 @@ def test_gradients_grow_from_layer_to_layer_by_the_law(name, std, norms):
     assert slope == pytest.approx(np.log(std * np.sqrt(30 / 2)), abs=0.15)
 
 
-def test_a_probe_changes_neither_outputs_nor_gradients():
-    x, y = np.random.default_rng(0).normal(size=(5, 2)), np.array([0, 1, 0, 1, 1])
-    plain, probed = MLP(), MLP()
-    probe = initialization._Probe()
-    probed.layers.insert(1, probe)
-    assert np.array_equal(probed.forward(x), plain.forward(x))
-    assert probed.loss(x, y) == plain.loss(x, y)
-    assert np.array_equal(probed.backward(), plain.backward())
-    assert np.array_equal(probed.layers[0].grad_weight, plain.layers[0].grad_weight)
-    assert probe.norm > 0
-
-
 def test_summarized_norms_are_means_over_the_seeds():
     values = {"weight": np.array([[1.0, 2], [3, 6]]), "output": np.array([[0.0, 1], [1, 1]])}
     assert initialization.summarize_norms({"He": values}) == {"He": {"weight": [2, 4], "output": [0.5, 1]}}
@@ -408,7 +399,7 @@ def test_the_depth_figure_draws_also_when_all_runs_of_a_depth_diverge(lost, draw
     for values in losses.values():
         values[list(lost), :, :, 4:] = NAN
         values[list(lost), 0] = NAN
-    texts = draw(studies.depth_figure, losses, {"sheet": 0.001, "scarce": 0.2})
+    texts = draw(studies.depth_figure, losses, {"sheet": {"loss": 0.001}, "scarce": {"loss": 0.2}})
     assert {"Bayes 0.001", "Bayes 0.2", "no hidden layer", "12 hidden layers"} <= set(texts)
     turned = sum(depth not in lost for depth in (0, 2, 3, 5))  # of the depths that are shown
     assert sum(text.startswith(" epoch ") for text in texts) >= turned
@@ -439,18 +430,14 @@ def test_a_test_loss_that_does_not_turn_or_only_at_the_end_has_no_turning_epoch(
 
 
 def test_the_normalization_figure_counts_the_diverged_and_writes_medians(draw):
-    losses = np.full((6, 5, 2, 10), 0.37)
-    losses[0] = NAN
-    losses[1, :2] = NAN
-    losses[2, :, 1] = np.array([1, 2, 3, 40, 50])[:, None]
-    losses[2, :, 1, :5] = 100  # before the last epochs
-    texts = draw(studies.normalization_figure, losses)
+    finals = [[None] * 5, [None, None, 0.37, 0.37, 0.37], [1, 2, 3, 40, 50], *[[0.37] * 5] * 3]
+    texts = draw(studies.normalization_figure, [{"test": runs} for runs in finals])
     assert [text for text in texts if "diverge" in text] == ["5 of 5\ndiverge", "2 of 5\ndiverge"]
     assert (texts.count("0.37"), texts.count("3")) == (4, 1)
 
 
 def test_the_normalization_figure_draws_also_when_all_runs_diverge(draw):
-    texts = draw(studies.normalization_figure, np.full((6, 5, 2, 10), NAN))
+    texts = draw(studies.normalization_figure, [{"test": [None] * 5}] * 6)
     assert texts.count("5 of 5\ndiverge") == 6
     assert not {"inf", "nan"} & set(texts)
 

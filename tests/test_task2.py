@@ -30,10 +30,6 @@ def test_the_mean_of_single_precision_is_taken_in_double():
     assert task2.describe(np.array([1e8, 1, -1e8, 2], np.float32))["mean"] == 0.75
 
 
-def test_the_first_of_each_class_comes_in_the_order_of_the_classes():
-    assert task2.first_of_each_class(np.array([5, 5, 0, 9, 0, 2])).tolist() == [2, 5, 0, 3]
-
-
 @pytest.mark.parametrize(
     ("eigenvalues", "expected"),
     [

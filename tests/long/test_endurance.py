@@ -244,6 +244,13 @@ def test_ctrl_c_in_task_3_is_one_line_with_status_130_and_keeps_the_last_complet
     load_checkpoint(path)
 
 
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_task_1_with_its_studies_needs_no_open_streams(redirection, finished, small_mnist, tmp_path):
+    before = ["sh", "-c", f'"$@" {redirection}', "sh"]
+    finish([start(command("task1", tmp_path, small_mnist), before)])
+    assert names(tmp_path) == {name for name in names(finished) if "task1" in name}
+
+
 def test_two_copies_of_every_script_at_once_give_the_same_files(finished, small_mnist, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "work")
     elsewhere = {"cwd": tmp_path, "environment": {**ONE_THREAD, "PYTHONHASHSEED": "7"}}
