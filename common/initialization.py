@@ -28,7 +28,7 @@ def initialization_study(network: Network, train: Train, seed: int) -> np.ndarra
     Returns losses [variants, seeds, 2, epochs].
     """
     variants = [Variant(depth, epochs=2, weight_std=INITIALIZATIONS["large"][0]) for depth in UNSTABLE_DEPTHS]
-    variants.append(Variant(DEEPEST, epochs=2, weight_std=INITIALIZATIONS["small"][0]))
+    variants.append(Variant(DEEPEST, points=1000, epochs=2, weight_std=INITIALIZATIONS["small"][0]))
     return train_all(network, train, variants, seed, "large and small first weights")[0]
 
 
