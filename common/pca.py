@@ -5,6 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 
+BLOCK_ROWS = 8192  # a centred copy of all vectors at once takes longer to store than to multiply
+
+
 class PCA(NamedTuple):
     """Principal components of vectors in D dimensions, as `do_pca` returns them; all arrays are float64.
 
@@ -33,8 +36,10 @@ def do_pca(vectors: np.ndarray) -> PCA:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         mean = vectors.mean(axis=0, dtype=np.float64)
-        centred = vectors - mean.astype(vectors.dtype)
-        covariance = (centred.T @ centred).astype(np.float64) / (len(vectors) - 1)  # [D, D]
+        covariance = np.zeros((len(mean), len(mean)))
+        for block in np.array_split(vectors, -(-len(vectors) // BLOCK_ROWS)):
+            centred = block - mean.astype(vectors.dtype)
+            covariance += centred.T @ centred / (len(vectors) - 1)
     if not np.isfinite(covariance).all():
         raise ValueError(f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity")
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # in ascending order
