@@ -90,7 +90,7 @@ def spectrum_figure(shares: np.ndarray, counts: Sequence[int], accuracies: Seque
     style = {"textcoords": "offset points", "fontsize": 7}
     below, above = {"xytext": (3, -2), "va": "top"}, {"xytext": (-2, 3), "va": "bottom", "ha": "right"}
     reached = {goal: int(np.searchsorted(held[:-1], goal)) + 1 for goal in (50, 90, 95)}
-    marks = [(2, f"{held[1]:.0f} % in 2"), (9, f"{held[8]:.0f} % in 9, the most\nthat ten class\nmeans can span")]
+    marks = [(2, f"{held[1]:.0f} % in 2"), (9, f"{held[8]:.0f} % in 9, all\nthat ten class\nmeans can span")]
     marks += [(number, f"{goal} % in {number}") for goal, number in reached.items()]
     for (number, text), place in zip(marks, (below, above, below, above, below), strict=True):
         left.plot([number, number], [held[number - 1], 0], **GUIDE)

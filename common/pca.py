@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 BLOCK_ROWS = 8192  # a centred copy of all vectors at once takes longer to store than to multiply
 
 

@@ -31,9 +31,10 @@ styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))  # a deco
 @styled
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png, for people and pages, and NAME.svg, for the answers; neither is ever incomplete."""
-    for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+    for suffix, dpi, metadata in (("png", 200, {}), ("svg", 300, {"Date": None})):
         with replacing(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
+            figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
+        figure.set_layout_engine("none")  # the layout is found: to find it again takes as long as to draw
 
 
 @styled

@@ -28,8 +28,7 @@ from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, label_end, styled
 
 SEEDS = 5
 WIDTH = 30
-DEPTHS = (0, 1, 2, 4, 12)
-SHOWN_DEPTHS = (0, 2, 4, 12)
+DEPTHS = (0, 2, 4, 12)
 REMEDY = {"depth": 4, "points": 4000, "test_points": 1000, "noise": 0.3, "epochs": 12}  # scarce no more
 NORMALIZATION_POINTS = 800  # whole batches: a rest of a few points would be noise for batch normalization
 DEEPEST = 12  # the network whose initialization and normalization are studied
@@ -186,8 +185,8 @@ def depth_figure(losses: Mapping[str, np.ndarray], bayes: Mapping[str, Mapping[s
         part.suptitle(TITLE.format(**SETTINGS[name]), x=0.01, ha="left", fontweight="bold")
         *small, last = part.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 1, 1.3])
         smooth = running_median(np.nan_to_num(values, nan=np.inf))  # a diverged run counts as infinite
-        for axes, depth in zip(small, SHOWN_DEPTHS, strict=True):
-            draw_epochs(axes, np.median(smooth[DEPTHS.index(depth)], axis=0))
+        for axes, depth, runs in zip(small, DEPTHS, smooth, strict=True):
+            draw_epochs(axes, np.median(runs, axis=0))
             axes.set_title(f"{depth or 'no'} hidden layer{'s' * (depth > 0)}")
         final = smooth[..., -1]  # [depths, seeds, 2]
         draw_final(last, final)
@@ -224,7 +223,7 @@ def draw_final(axes: Axes, final: np.ndarray) -> None:
         axes.plot(DEPTHS, line, "o-", color=colour)
         for end in np.flatnonzero(np.isfinite(line))[-1:]:  # none if all diverge
             label_end(axes, DEPTHS[end], line[end], split, colour, line[end] == medians[end].max())
-    axes.set(title="final loss", xlabel="hidden layers", xticks=SHOWN_DEPTHS, xlim=(-0.6, 12.6))
+    axes.set(title="final loss", xlabel="hidden layers", xticks=DEPTHS, xlim=(-0.6, 12.6))
 
 
 def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray:

@@ -21,7 +21,7 @@ root = os.fsdecode({root!r})
 sys.path.insert(0, root)
 from common import studies
 studies.SEEDS, studies.DEEPEST, studies.NORMALIZATION_POINTS = 2, 6, 100
-studies.DEPTHS = studies.SHOWN_DEPTHS = (0, 1, 2, 4)
+studies.DEPTHS = (0, 1, 2, 4)
 for setting in (*studies.SETTINGS.values(), studies.REMEDY):
     setting.update(points=100, test_points=50, epochs=3)
 from common import initialization
