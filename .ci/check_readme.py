@@ -23,4 +23,5 @@ sentences = [
 ]
 readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 missing = [sentence for sentence in sentences if sentence not in readme]
-sys.exit("\n".join(f"README.md should say: {sentence}" for sentence in missing))
+if missing:
+    sys.exit("\n".join(f"README.md should say: {sentence}" for sentence in missing))
