@@ -1,14 +1,17 @@
 """The answers hold for other seeds, name what contradicts them, and are set as pages should be: pytest -m long."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typst
-from conftest import ROOT, run_script
+from conftest import ROOT
 
 from common.submission import collect, typeset
 
@@ -22,12 +25,15 @@ CLAIMS = [name for source in SOURCES for name in re.findall(r'#claim\(\s*"([^"]+
 def finished(tmp_path_factory):
     """The submissions of two seeds that nothing was tuned to, as folders and finished processes."""
 
-    def submit(seed):
-        folder = tmp_path_factory.mktemp(f"seed{seed}")
-        return folder, run_script("common/submission.py", "--seed", seed, "--figures", folder, PYTHONPATH=str(ROOT))
+    folders = [tmp_path_factory.mktemp(f"seed{seed}") for seed in SEEDS]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # two share the cores
+
+    def submit(seed, folder):
+        words = [sys.executable, "-m", "common.submission", "--seed", str(seed), "--figures", str(folder)]
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(submit, SEEDS))
+        return list(zip(folders, pool.map(submit, SEEDS, folders), strict=True))
 
 
 @pytest.fixture
