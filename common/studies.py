@@ -95,6 +95,8 @@ def train_all(network: Network, train: Train, variants: Sequence[Variant], seed:
     The runs share the cores; give the longest variants last, they are started first.
     """
     jobs = [(variant, number) for variant in variants for number in range(seed, seed + SEEDS)][::-1]
+    # For joblib's process that cleans up: after a worker's death it may warn of what it finds already gone.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:joblib.externals.loky.backend.resource_tracker")
     pool = Parallel(n_jobs=-1, return_as="generator", initializer=end_with, initargs=(os.getpid(),))
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C is for this process alone
     try:
