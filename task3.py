@@ -289,7 +289,7 @@ def main(options: argparse.Namespace) -> None:
     figure = image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8))
     save_figure(figure, options.figures, "task3_errors")
     results = {
-        "data": {"train": digest(train_images), "test": digest(test_images)},
+        "data": {"train": model.settings["data"], "test": digest(test_images)},
         "network": model.settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,

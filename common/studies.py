@@ -231,7 +231,7 @@ def draw_final(axes: Axes, final: np.ndarray) -> None:
 def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray:
     """Train the deepest network from N(0, 1) weights with every method at both learning rates (5).
 
-    Returns losses [variants, seeds, 2, epochs], rates innermost. Without normalization this network diverges.
+    Returns losses [variants, seeds, 2, epochs], rates innermost. Without normalization this network hardly trains.
     """
     deepest = Variant(DEEPEST, points=NORMALIZATION_POINTS, weight_std=1)
     variants = [deepest._replace(normalization=method, learning_rate=rate) for method in METHODS for rate in RATES]
