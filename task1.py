@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from common import gradients, initialization, studies
+from common import gradients, studies
 from common.checks import Failure, check_labels, check_shape, saved_by_forward
-from common.data import Moons, moons
+from common.data import Moons, bayes_limit, moons
 from common.normalization import normalization_layers
 from common.plotting import HALO, MOON_COLOURS, PAGE_WIDTH, draw_history, save_figure, styled
 from common.runtime import add_training_flags, parse, positive_int, run, save_results, script_parser
@@ -277,25 +277,21 @@ def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.
 
 
 def run_studies(options: argparse.Namespace) -> None:
-    """Train networks of other depths (1.4), initializations and normalizations (5); save results and figures."""
-    losses, depths = {}, {}
-    for name in studies.SETTINGS:
-        losses[name], errors = studies.depth_study(MLP, train, name, options.seed)
-        depths[name] = studies.summarize_depths(losses[name], errors)
-        studies.print_depths(name, depths[name])
-    norms = initialization.gradient_norms(MLP, options.seed)
-    normalization = studies.summarize_normalization(studies.normalization_study(MLP, train, options.seed))
-    results = {
-        "settings": studies.describe_settings() | {"batch_size": BATCH_SIZE},
-        "depth": depths,
-        "more_points": studies.remedy_study(MLP, train, options.seed),
-        "initialization": initialization.summarize(initialization.initialization_study(MLP, train, options.seed)),
-        "gradient_norms": initialization.summarize_norms(norms),
-        "normalization": normalization,
-    }
-    save_figure(studies.depth_figure(losses, results["settings"]["bayes"]), options.figures, "task1_depth")
-    save_figure(initialization.gradient_figure(norms), options.figures, "task1_gradients")
-    save_figure(studies.normalization_figure(normalization), options.figures, "task1_normalization")
+    """Train networks of other depths (1.4), first weights and normalizations (5); save results and figures."""
+    losses, rows = {}, {}
+    for name, variants in studies.STUDIES.items():
+        losses[name], errors = studies.train_all(MLP, train, variants, options.seed, name.replace("_", " "))
+        rows[name] = studies.summarize(variants, losses[name], errors)
+        if name in ("sheet", "scarce"):
+            studies.print_depths(rows[name])
+    norms = studies.gradient_norms(MLP, options.seed)
+    limits = {name: bayes_limit(rows[name][0]["noise"]) for name in ("sheet", "scarce")}
+    save_figure(studies.depth_figure(losses, limits), options.figures, "task1_depth")
+    save_figure(studies.gradient_figure(norms), options.figures, "task1_gradients")
+    save_figure(studies.normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
+    settings = {"seeds": studies.SEEDS, "width": studies.WIDTH, "turned": studies.TURNED, "batch_size": BATCH_SIZE}
+    means = dict(zip(studies.INITIALIZATIONS, norms.mean(axis=2).tolist(), strict=True))
+    results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms": means, **rows}
     save_results(options, "task1_studies", results)
 
 

@@ -10,7 +10,7 @@ studies, task2, task3, task4 = (
     json.loads((ROOT / "figures" / f"{name}.json").read_text(encoding="utf-8"))
     for name in ("task1_studies", "task2", "task3", "task4")
 )
-scarce = {row["depth"]: statistics.median(row["test"]) for row in studies["depth"]["scarce"]}
+scarce = {row["depth"]: statistics.median(row["test"]) for row in studies["scarce"]}
 twenty = task2["neighbours"]["accuracy"][task2["neighbours"]["components"].index(20)]
 tested = task3["history"]["test_accuracy"]
 pixels, *_, last = (measure["neighbours"] for measure in task4["separation"])

@@ -1,7 +1,7 @@
-"""The experiments of task 1 beyond its own training run: depth, initialization and normalization (sheet, 1.4 and 5).
+"""The experiments of task 1 beyond its own run: depth and first weights (sheet, 1.4), and normalization (5).
 
-Each study trains variants of the network on the moons with several seeds and returns the losses as one array; its
-summary for the results and its figure stand beside it. The caller brings its network and its training routine.
+A study trains variants of the network on the moons, each with several seeds: `train_all` returns the losses as one
+array, `summarize` a row per variant for the results. The caller brings its network and its training routine.
 """
 
 import math
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from itertools import product
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -23,23 +22,22 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from common.checks import Failure
-from common.data import bayes_limit, moons
+from common.data import moons
 from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, label_end, styled
 
 SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
-REMEDY = {"depth": 4, "points": 4000, "test_points": 1000, "noise": 0.3, "epochs": 12}  # scarce no more
-NORMALIZATION_POINTS = 800  # whole batches: the statistics of a last batch of few points are noise
-DEEPEST = 12  # the network whose initialization and normalization are studied
-METHODS = (None, "batch", "layer")
+DEEPEST = 12  # the network whose first weights and normalization are studied
 RATES = (0.05, 0.5)
 TURNED = 1.25  # a test loss has turned around when it ends above this multiple of its minimum
-SETTINGS: dict[str, dict[str, Any]] = {
-    "sheet": {"points": 8000, "test_points": 2000, "noise": 0.08, "epochs": 10},
-    "scarce": {"points": 200, "test_points": 1000, "noise": 0.3, "epochs": 200},
+# Of the first weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
+INITIALIZATIONS = {
+    "large": (1.0, "#d7301f", r"$\mathcal{N}(0, 1)$"),
+    "He": (None, "#000000", "He"),
+    "small": (0.1, "#41b6c4", r"$\mathcal{N}(0, 0.1^2)$"),
 }
-TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a setting
+TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a depth study
 Network = Callable[..., Any]  # task 1's MLP
 Train = Callable[..., dict[str, list[float]]]  # task 1's train
 Arrays = tuple[np.ndarray, np.ndarray]  # losses and errors
@@ -56,6 +54,20 @@ class Variant(NamedTuple):
     learning_rate: float = 0.05
     weight_std: float | None = None
     normalization: str | None = None
+
+
+STUDIES: dict[str, list[Variant]] = {  # the longest runs of a study last
+    "sheet": [Variant(depth) for depth in DEPTHS],
+    "scarce": [Variant(depth, points=200, test_points=1000, noise=0.3, epochs=200) for depth in DEPTHS],
+    "more_points": [Variant(4, points=4000, test_points=1000, noise=0.3, epochs=12)],  # scarce no more
+    "large_weights": [Variant(depth, epochs=2, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],
+    "small_weights": [Variant(DEEPEST, points=1000, epochs=2, weight_std=0.1)],
+    "normalization": [  # of whole batches: the statistics of a last batch of few points are noise
+        Variant(DEEPEST, points=800, weight_std=1.0, normalization=method, learning_rate=rate)
+        for method in (None, "batch", "layer")
+        for rate in RATES
+    ],
+}
 
 
 def train_variant(network: Network, train: Train, variant: Variant, seed: int) -> Arrays:
@@ -92,7 +104,7 @@ def scale_weights(mlp: Any, std: float | None) -> None:
 def train_all(network: Network, train: Train, variants: Sequence[Variant], seed: int, label: str) -> Arrays:
     """Train variants with `SEEDS` seeds each; return losses [variants, seeds, 2, epochs], errors [variants, seeds, 2].
 
-    The runs share the cores; give the longest variants last, they are started first.
+    The runs share the cores; the last variants are started first. Raises `Failure` when a worker process dies.
     """
     jobs = [(variant, number) for variant in variants for number in range(seed, seed + SEEDS)][::-1]
     # For joblib's process that cleans up: after a worker's death it may warn of what it finds already gone.
@@ -132,42 +144,25 @@ def running_median(losses: np.ndarray) -> np.ndarray:
     return np.stack([np.median(losses[..., max(0, end - window) : end], axis=-1) for end in ends], axis=-1)
 
 
-def list_runs(values: np.ndarray) -> list[float | None]:
-    """Return the values of the runs [seeds] for the results, None for a run that diverged."""
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def depth_study(network: Network, train: Train, setting: str, seed: int) -> Arrays:
-    """Train all depths in one setting (1.4); return the arrays of `train_all`, variants being `DEPTHS`."""
-    variants = [Variant(depth, **SETTINGS[setting]) for depth in DEPTHS]
-    return train_all(network, train, variants, seed, f"{len(DEPTHS)} depths, {SETTINGS[setting]['points']:,} points")
-
-
-def summarize_depths(losses: np.ndarray, errors: np.ndarray) -> list[dict[str, Any]]:
-    """Return, for every depth, each run's final losses and errors, and the epoch and value of its least test loss."""
+def summarize(variants: Sequence[Variant], losses: np.ndarray, errors: np.ndarray) -> list[dict[str, Any]]:
+    """Return a row per variant of `train_all`: its settings and a list over its runs, None where one diverged, of each
+    final loss, the least test loss and its epoch, and the errors; how many runs diverged; how many test losses turned.
+    """
     rows = []
-    for depth, runs, wrong in zip(DEPTHS, losses, errors, strict=True):
-        train, test = running_median(runs).transpose(1, 0, 2)  # [seeds, epochs] each
-        least = test.min(axis=1)
-        epochs = np.where(np.isfinite(least), test.argmin(axis=1) + 1, np.nan)
-        columns = {"train": train[:, -1], "test": test[:, -1], "least_test": least, "least_epoch": epochs}
+    for variant, runs, wrong in zip(variants, running_median(losses), errors, strict=True):
+        train, test = runs.transpose(1, 0, 2)  # [seeds, epochs] each
+        least, lost = test.min(axis=1), np.isnan(test[:, -1])
+        columns = {"train": train[:, -1], "test": test[:, -1], "least_test": least, "least_epoch": test.argmin(1) + 1}
         columns |= {"wrong_points": wrong[:, 0], "wrong_share": wrong[:, 1]}
-        row = {"depth": depth} | {name: list_runs(values) for name, values in columns.items()}
-        turned, diverged = int((test[:, -1] > TURNED * least).sum()), int(np.isnan(least).sum())
-        rows.append(row | {"turned": turned, "diverged": diverged})
+        row = {name: np.where(lost, None, values).tolist() for name, values in columns.items()}
+        counts = {"turned": int((test[:, -1] > TURNED * least).sum()), "diverged": int(lost.sum())}
+        rows.append(variant._asdict() | row | counts)
     return rows
 
 
-def remedy_study(network: Network, train: Train, seed: int) -> dict[str, Any]:
-    """Train one depth on many points of the scarce setting's noise; return the settings and each run's final losses."""
-    losses, _ = train_all(network, train, [Variant(**REMEDY)], seed, "more points")
-    train_loss, test_loss = running_median(losses[0]).transpose(1, 0, 2)[:, :, -1]
-    return REMEDY | {"train": list_runs(train_loss), "test": list_runs(test_loss)}
-
-
-def print_depths(setting: str, rows: list[dict[str, Any]]) -> None:
+def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the final losses over depth as a table, the median of the runs that did not diverge."""
-    print(f"{TITLE.format(**SETTINGS[setting])}: final loss, median of the seeds")
+    print(f"{TITLE.format(**rows[0])}: final loss, median of the seeds")
     print("hidden layers  train loss (nats)  test loss (nats)  diverged")
     for row in rows:
         finals = ([loss for loss in row[split] if loss is not None] for split in ("train", "test"))
@@ -176,22 +171,22 @@ def print_depths(setting: str, rows: list[dict[str, Any]]) -> None:
 
 
 @styled
-def depth_figure(losses: Mapping[str, np.ndarray], bayes: Mapping[str, Mapping[str, float]]) -> Figure:
+def depth_figure(losses: Mapping[str, np.ndarray], limits: Mapping[str, tuple[float, float]]) -> Figure:
     """Draw train and test loss [depths, seeds, 2, epochs] over the epochs, and the final loss over depth.
 
-    `losses` and the Bayes limits, `loss` being the floor below which no classifier gets, have the keys of `SETTINGS`.
+    The Bayes limits, (loss, accuracy), name the two studies; below that loss no classifier gets on average.
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 3.4))
-    for part, (name, values) in zip(figure.subfigures(2, 1), losses.items(), strict=True):
-        floor = bayes[name]["loss"]
-        part.suptitle(TITLE.format(**SETTINGS[name]), x=0.01, ha="left", fontweight="bold")
+    for part, (name, (floor, _)) in zip(figure.subfigures(2, 1), limits.items(), strict=True):
+        depths = [variant.depth for variant in STUDIES[name]]
+        part.suptitle(TITLE.format(**STUDIES[name][0]._asdict()), x=0.01, ha="left", fontweight="bold")
         *small, last = part.subplots(1, 5, sharey=True, width_ratios=[1, 1, 1, 1, 1.3])
-        smooth = running_median(np.nan_to_num(values, nan=np.inf))  # a diverged run counts as infinite
-        for axes, depth, runs in zip(small, DEPTHS, smooth, strict=True):
+        smooth = running_median(np.nan_to_num(losses[name], nan=np.inf))  # a diverged run counts as infinite
+        for axes, depth, runs in zip(small, depths, smooth, strict=True):
             draw_epochs(axes, np.median(runs, axis=0))
             axes.set_title(f"{depth or 'no'} hidden layer{'s' * (depth > 0)}")
         final = smooth[..., -1]  # [depths, seeds, 2]
-        draw_final(last, final)
+        draw_final(last, depths, final)
         least, greatest = final.min(initial=floor), final[np.isfinite(final)].max(initial=floor)
         last.set(**({"yscale": "log", "ylim": (least / 3, 1)} if name == "sheet" else {"ylim": (0, 1.2 * greatest)}))
         for axes in (*small, last):
@@ -217,34 +212,73 @@ def draw_epochs(axes: Axes, smooth: np.ndarray) -> None:
     axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
 
 
-def draw_final(axes: Axes, final: np.ndarray) -> None:
+def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
     """Draw the median of final losses [depths, seeds, 2] over depth, with a band from least to greatest."""
     medians = np.median(final, axis=1)  # [depths, 2]
     for values, line, (split, colour) in zip(final.T, medians.T, SPLIT_COLOURS.items(), strict=True):
-        axes.fill_between(DEPTHS, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        axes.plot(DEPTHS, line, "o-", color=colour)
+        axes.fill_between(depths, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(depths, line, "o-", color=colour)
         for end in np.flatnonzero(np.isfinite(line))[-1:]:  # none if all diverge
-            label_end(axes, DEPTHS[end], line[end], split, colour, line[end] == medians[end].max())
-    axes.set(title="final loss", xlabel="hidden layers", xticks=DEPTHS, xlim=(-0.6, 12.6))
+            label_end(axes, depths[end], line[end], split, colour, line[end] == medians[end].max())
+    axes.set(title="final loss", xlabel="hidden layers", xticks=depths, xlim=(-0.6, 12.6))
 
 
-def normalization_study(network: Network, train: Train, seed: int) -> np.ndarray:
-    """Train the deepest network from N(0, 1) weights with every method at both learning rates (5).
+def gradient_norms(network: Network, seed: int) -> np.ndarray:
+    """Return norms [initializations, 2, seeds, 13] in the linear layers of new networks of twelve hidden layers.
 
-    Returns losses [variants, seeds, 2, epochs], rates innermost. Without normalization this network hardly trains.
+    The first of the two is the norm of ∂L/∂f, which arrives at the output of the layer, the second that of ∂L/∂W.
     """
-    deepest = Variant(DEEPEST, points=NORMALIZATION_POINTS, weight_std=1)
-    variants = [deepest._replace(normalization=method, learning_rate=rate) for method in METHODS for rate in RATES]
-    return train_all(network, train, variants, seed, "normalization")[0]
+
+    def record(layer: Any, arrived: list[float]) -> None:
+        backward = layer.backward
+
+        def recorded(gradient: np.ndarray) -> np.ndarray:
+            arrived.insert(0, np.linalg.norm(gradient))
+            return backward(gradient)
+
+        layer.backward = recorded
+
+    norms = np.empty((len(INITIALIZATIONS), 2, SEEDS, DEEPEST + 1))
+    for kind, (std, _, _) in enumerate(INITIALIZATIONS.values()):
+        for number in range(SEEDS):
+            mlp = network(hidden_channels=(WIDTH,) * DEEPEST, seed=seed + number)
+            scale_weights(mlp, std)
+            linear, arrived = [layer for layer in mlp.layers if hasattr(layer, "weight")], []
+            for layer in linear:
+                record(layer, arrived)
+            data = moons(256, 2, seed=seed + number)
+            mlp.loss(data.x_train, data.y_train)
+            mlp.backward()
+            norms[kind, :, number] = arrived, [np.linalg.norm(layer.grad_weight) for layer in linear]
+    return norms
 
 
-def summarize_normalization(losses: np.ndarray) -> list[dict[str, Any]]:
-    """Return each run's final test loss by method and learning rate, and how many runs diverged."""
-    rows = []
-    for (method, rate), final in zip(product(METHODS, RATES), running_median(losses)[:, :, 1, -1], strict=True):
-        row = {"method": method or "none", "learning_rate": rate}
-        rows.append(row | {"test": list_runs(final), "diverged": int(np.isnan(final).sum())})
-    return rows
+@styled
+def gradient_figure(norms: np.ndarray) -> Figure:
+    """Draw the norms of `gradient_norms` over the layers, per initialization.
+
+    Dots are means with a whisker from the least to the greatest; dashed is the law √(nσ²/2) per layer.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 1.95), sharey=True)
+    layers = np.arange(1, DEEPEST + 2)
+    for (key, (deviation, colour, name)), both in zip(INITIALIZATIONS.items(), norms, strict=True):
+        for axes, values in zip((left, right), both, strict=True):  # [seeds, 13]
+            axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=colour, linewidth=0.8)
+            axes.plot(layers, values.mean(axis=0), "o", color=colour)
+        arriving, of_weights = both.mean(axis=1)
+        factor = 1 if deviation is None else deviation * math.sqrt(WIDTH / 2)
+        law = arriving[-2] * factor ** np.arange(DEEPEST - 1, -1, -1.0)
+        left.plot(layers[:-1], law, "--", color=colour, linewidth=0.8)
+        up = {"xytext": (5, 5), "textcoords": "offset points", "va": "bottom", "color": colour}
+        down = {**up, "xytext": (5, -5), "va": "top"}
+        at = 0 if key == "He" else 5
+        left.annotate(f"{name}: ×{factor:.2g} per layer", (at + 1, law[at]), **(down if key == "small" else up))
+        right.annotate(name, (6, of_weights[5:8].mean()), **(down if key == "large" else up))
+    left.text(0.98, 0.97, "← backward", transform=left.transAxes, ha="right", va="top")
+    left.set(title=r"$\|\partial\mathcal{L}/\partial f\|$: explodes, stays or vanishes", yscale="log", ylabel="norm")
+    right.set(title=r"$\|\partial\mathcal{L}/\partial W\|$: nearly the same in all layers")
+    plt.setp([left, right], xlabel="linear layer (1 = first)", xticks=layers[::3])
+    return figure
 
 
 @styled
@@ -264,20 +298,11 @@ def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot([place - 0.25, place + 0.25], [median, median], color="black")
             axes.text(place + 0.29, median, f"{median:.2g}", fontsize=7, va="center", path_effects=HALO)
     axes.set(yscale="log", ylabel="final test loss (nats)", xlabel="learning rate, normalization", xlim=(-0.5, 7.6))
-    axes.set_xticks(x, [str(rate) for rate in RATES] * len(METHODS))
-    axes.set_xticks((x[::2] + x[1::2]) / 2, [f"\n{method or 'without'}" for method in METHODS], minor=True)
+    axes.set_xticks(x, [row["learning_rate"] for row in rows])
+    axes.set_xticks((x[::2] + x[1::2]) / 2, [f"\n{row['normalization'] or 'without'}" for row in rows[::2]], minor=True)
     band.set(ylim=(-1, 4), yticks=[], facecolor="0.95")
     band.spines["bottom"].set_visible(False)
     for part, height in ((band, 0), (axes, 1)):
         part.tick_params(axis="x", which="both", length=0)
         part.plot(0, height, marker=[(-1, -0.5), (1, 0.5)], color="black", transform=part.transAxes, clip_on=False)
     return figure
-
-
-def describe_settings() -> dict[str, Any]:
-    """Return the settings behind the results, and the Bayes limit of each setting's moons."""
-    limits = {name: bayes_limit(setting["noise"]) for name, setting in SETTINGS.items()}
-    bayes = {name: {"loss": loss, "accuracy": accuracy} for name, (loss, accuracy) in limits.items()}
-    normalization = {"points": NORMALIZATION_POINTS, "learning_rates": RATES}
-    settings = {"seeds": SEEDS, "width": WIDTH, "settings": SETTINGS, "bayes": bayes, "turned": TURNED}
-    return settings | {"deepest": DEEPEST, "normalization": normalization}

@@ -1,5 +1,7 @@
 """The studies of task 1: every number of their summaries worked by hand or in a second way."""
 
+import argparse
+import json
 import os
 import warnings
 
@@ -8,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from common import initialization, studies
+import task1
+from common import studies
 from common.checks import Failure
 from common.data import bayes_limit, moons
-from common.studies import Variant, running_median, scale_weights, summarize_depths, train_variant
+from common.studies import STUDIES, Variant, running_median, scale_weights, summarize, train_variant
 from task1 import MLP, Linear, train
 
 TINY = {"points": 40, "test_points": 60, "noise": 0.3, "epochs": 3}
@@ -180,106 +183,81 @@ def test_an_error_in_a_worker_is_raised_as_it_is(monkeypatch):
         studies.train_all(MLP, train, [VARIANTS[0]._replace(points=1)], 0, "wrong")
 
 
-@pytest.fixture
-def encoded(monkeypatch):
-    """In place of the training: variants are written down, and their losses tell which variant they are of."""
-    seen = []
-
-    def train_all(network, routine, variants, seed, label):
-        assert (network, routine, seed) == (MLP, train, 9)
-        seen.extend(variants)
-        codes = np.arange(float(len(variants)))[:, None, None, None] + np.zeros((1, 3, 2, 4))
-        codes[:, 1, 1] = NAN  # of three seeds the second diverges, and in the train losses the third
-        codes[:, 2, 0] = NAN
-        return codes, np.zeros((len(variants), 3, 2))
-
-    monkeypatch.setattr(studies, "train_all", train_all)
-    monkeypatch.setattr(initialization, "train_all", train_all)
-    return seen
+# What is varied
 
 
-@pytest.mark.parametrize("setting", studies.SETTINGS)
-def test_the_depth_study_varies_the_depth_alone_and_its_rows_name_it(setting, encoded):
-    rows = summarize_depths(*studies.depth_study(MLP, train, setting, 9))
-    assert [row["depth"] for row in rows] == [variant.depth for variant in encoded] == [0, 2, 4, 12]
-    assert [row["test"] for row in rows] == [[k, None, k] for k in range(4)]
-    assert [row["train"] for row in rows] == [[k, k, None] for k in range(4)]
-    assert {variant._replace(depth=0) for variant in encoded} == {Variant(0, **studies.SETTINGS[setting])}
-
-
-def test_the_remedy_of_overfitting_is_more_points_of_the_same_noise(encoded):
-    row = studies.remedy_study(MLP, train, 9)
-    assert (row["train"], row["test"]) == ([0, 0, None], [0, None, 0])
-    (variant,) = encoded
-    scarce = Variant(variant.depth, **studies.SETTINGS["scarce"])
-    assert variant == scarce._replace(points=4000, epochs=12)
-    assert variant.depth in studies.DEPTHS
-    assert {name: row[name] for name in variant._fields if name in row} == {**studies.REMEDY}
+@pytest.mark.parametrize("name", ["sheet", "scarce"])
+def test_the_depth_studies_vary_the_depth_alone(name):
+    assert [variant.depth for variant in STUDIES[name]] == [0, 2, 4, 12]
+    assert len({variant._replace(depth=0) for variant in STUDIES[name]}) == 1
 
 
 def test_the_sheets_setting_is_that_of_the_scripts_own_run():
-    assert Variant(2, **studies.SETTINGS["sheet"]) == Variant(2)
+    assert STUDIES["sheet"][1] == Variant(2)
 
 
-def test_the_normalization_study_varies_method_and_rate_and_its_rows_name_them(encoded):
-    rows = studies.summarize_normalization(studies.normalization_study(MLP, train, 9))
+def test_the_remedy_of_overfitting_is_more_points_of_the_same_noise():
+    (variant,) = STUDIES["more_points"]
+    (scarce,) = (other for other in STUDIES["scarce"] if other.depth == variant.depth)
+    assert variant == scarce._replace(points=4000, epochs=12)
+
+
+def test_the_normalization_study_varies_method_and_rate():
     pairs = [(method, rate) for method in (None, "batch", "layer") for rate in (0.05, 0.5)]
-    assert [(variant.normalization, variant.learning_rate) for variant in encoded] == pairs
-    assert [(row["method"], row["learning_rate"]) for row in rows] == [(name or "none", rate) for name, rate in pairs]
-    assert [row["test"] for row in rows] == [[k, None, k] for k in range(6)]
-    assert [row["diverged"] for row in rows] == [1] * 6
-    alike = {variant._replace(normalization=None, learning_rate=0.05) for variant in encoded}
+    assert [(variant.normalization, variant.learning_rate) for variant in STUDIES["normalization"]] == pairs
+    alike = {variant._replace(normalization=None, learning_rate=0.05) for variant in STUDIES["normalization"]}
     assert alike == {Variant(12, points=800, weight_std=1)}
 
 
-def test_the_final_loss_of_a_normalization_is_its_running_median(monkeypatch):
-    losses = np.ones((6, 2, 2, 4))
-    losses[3, :, 1] = [[9, 0.25, 0.5, 99], [9, 99, 0.75, 0.125]]  # a jump in one of the last three epochs
-    monkeypatch.setattr(studies, "train_all", lambda *arguments: (losses, None))
-    rows = studies.summarize_normalization(studies.normalization_study(MLP, train, 9))
-    assert [row["test"] for row in rows] == [[1, 1]] * 3 + [[0.5, 0.75]] + [[1, 1]] * 2
+def test_large_weights_are_tried_at_several_depths_and_small_ones_in_the_deepest_network():
+    assert STUDIES["large_weights"] == [Variant(depth, epochs=2, weight_std=1) for depth in (2, 4, 6, 8, 12)]
+    assert STUDIES["small_weights"] == [Variant(12, points=1000, epochs=2, weight_std=0.1)]
 
 
-def test_the_initialization_study_goes_from_large_to_small_weights_and_its_rows_say_so(encoded):
-    results = initialization.summarize(initialization.initialization_study(MLP, train, 9))
-    assert [(variant.depth, variant.weight_std) for variant in encoded] == [
-        *[(depth, 1.0) for depth in (2, 4, 6, 8, 12)],
-        (12, 0.1),
-    ]
-    alike = [variant._replace(depth=0, weight_std=None) for variant in encoded]
-    assert alike == [Variant(0, epochs=2)] * 5 + [Variant(0, points=1000, epochs=2)]
-    assert results["large"] == [{"depth": depth, "diverged": 1} for depth in (2, 4, 6, 8, 12)]
-    assert results["small"] == [5, 5, None]
+def test_the_results_name_each_study_its_variants_and_the_limits_of_its_moons(monkeypatch, tmp_path):
+    trained = []
+
+    def train_all(network, routine, variants, seed, label):
+        assert (network, routine, seed) == (MLP, train, 9)
+        trained.append(variants)
+        losses = np.full((len(variants), 3, 2, 4), float(len(trained)))
+        return losses + np.arange(len(variants))[:, None, None, None] / 10, np.zeros((len(variants), 3, 2))
+
+    monkeypatch.setattr(studies, "train_all", train_all)
+    task1.run_studies(argparse.Namespace(seed=9, figures=tmp_path))
+    plt.close("all")
+    results = json.loads((tmp_path / "task1_studies.json").read_text(encoding="utf-8"))
+    assert trained == list(STUDIES.values())
+    for number, (name, variants) in enumerate(STUDIES.items(), 1):
+        for k, (row, variant) in enumerate(zip(results[name], variants, strict=True)):
+            assert Variant(*(row[field] for field in Variant._fields)) == variant
+            assert row["train"] == row["test"] == [number + k / 10] * 3
+    assert results["settings"] == {"seeds": 5, "width": 30, "turned": 1.25, "batch_size": 32}
+    for name, limit in results["bayes_loss_and_accuracy"].items():
+        assert tuple(limit) == bayes_limit(STUDIES[name][0].noise)
+    norms = studies.gradient_norms(MLP, 9)
+    for number, name in enumerate(("large", "He", "small")):
+        np.testing.assert_allclose(results["gradient_norms"][name], norms[number].mean(axis=1), rtol=1e-12)
 
 
-def test_weights_that_diverge_are_counted_by_depth(monkeypatch):
-    losses = np.ones((6, 4, 2, 2))
-    losses[1, 2, :, 1] = losses[3, :3, :, :] = losses[4] = NAN  # from the second epoch, and from the first
-    losses[5, :, 0] = [[0.9, 0.7], [0.9, 0.6], [0.9, NAN], [0.9, 0.5]]
-    monkeypatch.setattr(initialization, "train_all", lambda *arguments: (losses, None))
-    results = initialization.summarize(initialization.initialization_study(MLP, train, 9))
-    assert [row["diverged"] for row in results["large"]] == [0, 1, 0, 3, 4]
-    assert results["small"] == [0.7, 0.6, None, 0.5]
+# The summary
 
 
-# The summary of the depths
-
-
-def depth_arrays(train_losses, test_losses, errors=((0, 0),)):
-    """Losses and errors of all depths, of which the first has these runs and the others ones."""
+def summary(train_losses, test_losses, errors=((0, 0),)):
+    """The row of one variant, whose runs have these losses and errors, after another variant of which all are one."""
     runs = np.stack([np.array(train_losses, float), np.array(test_losses, float)], axis=1)
-    losses = np.ones((len(studies.DEPTHS), *runs.shape))
-    losses[0] = runs
-    return losses, np.zeros((len(studies.DEPTHS), len(runs), 2)) + np.array(errors)
+    losses = np.stack([np.ones_like(runs), runs])
+    other, row = summarize(VARIANTS[:2], losses, np.zeros((2, len(runs), 2)) + np.array(errors))
+    assert (other["test"], other["diverged"], other["turned"]) == ([1] * len(runs), 0, 0)
+    return row
 
 
-def test_the_summary_of_a_depth_is_that_of_its_running_medians():
+def test_the_summary_of_a_variant_is_that_of_its_running_medians():
     train_losses = [[9, 8, 7, 6, 5, 4, 3], [9, 9, 9, 9, 9, 9, 9]]
     test_losses = [[8, 6, 4, 3, 5, 6, 9], [7, 6, 5, 4, 3, 2, 1]]
     # running medians of three: 8, 7, 6, 4, 4, 5, 6 and 7, 6.5, 6, 5, 4, 3, 2
-    row = summarize_depths(*depth_arrays(train_losses, test_losses, [(4, 0.5), (3, 0.25)]))[0]
-    assert row == {
-        "depth": 0,
+    assert summary(train_losses, test_losses, [(4, 0.5), (3, 0.25)]) == {
+        **VARIANTS[1]._asdict(),
         "train": [4, 9],
         "test": [6, 2],
         "least_test": [4, 2],
@@ -293,38 +271,30 @@ def test_the_summary_of_a_depth_is_that_of_its_running_medians():
 
 @pytest.mark.parametrize(("end", "turned"), [(1.24, 0), (1.26, 1)])
 def test_a_run_has_turned_around_above_five_quarters_of_its_minimum(end, turned):
-    test_losses = [[3, 1, 1, 1, end, end]]
-    assert summarize_depths(*depth_arrays([[1] * 6], test_losses))[0]["turned"] == turned
+    assert summary([[1] * 6], [[3, 1, 1, 1, end, end]])["turned"] == turned
 
 
 def test_diverged_runs_are_null_in_every_column_and_counted():
     late = [3, 2, 1, 1, NAN, NAN]
-    arrays = depth_arrays([late, [1] * 6, [NAN] * 6], [late, [1] * 6, [NAN] * 6], [(NAN, NAN), (2, 0.5), (NAN, NAN)])
-    row, other = summarize_depths(*arrays)[:2]
-    assert (row.pop("depth"), row.pop("turned"), row.pop("diverged"), other["diverged"]) == (0, 0, 2, 0)
-    assert {name: (runs[0], runs[2]) for name, runs in row.items()} == dict.fromkeys(row, (None, None))
-    assert {name: runs[1] for name, runs in row.items()} == {
-        **{"train": 1, "test": 1, "least_test": 1, "least_epoch": 1},
-        **{"wrong_points": 2, "wrong_share": 0.5},
+    runs = [late, [1] * 6, [NAN] * 6]
+    row = summary(runs, runs, [(NAN, NAN), (2, 0.5), (NAN, NAN)])
+    assert (row.pop("turned"), row.pop("diverged")) == (0, 2)
+    assert {name: values for name, values in row.items() if isinstance(values, list)} == {
+        **{name: [None, 1, None] for name in ("train", "test", "least_test", "least_epoch")},
+        **{"wrong_points": [None, 2, None], "wrong_share": [None, 0.5, None]},
     }
 
 
 def test_the_printed_table_holds_medians_of_the_runs_that_did_not_diverge(capsys):
+    setting = {"points": 1200, "noise": 0.3, "epochs": 20}
     rows = [
-        {"depth": 4, "train": [0.5, None, 0.25], "test": [3, None, 1], "diverged": 1},
+        {**setting, "depth": 4, "train": [0.5, None, 0.25], "test": [3, None, 1], "diverged": 1},
         {"depth": 12, "train": [None], "test": [None], "diverged": 1},
     ]
-    studies.print_depths("scarce", rows)
+    studies.print_depths(rows)
     title, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert " ".join(title) == "200 points, noise 0.3, 200 epochs: final loss, median of the seeds"
+    assert " ".join(title) == "1,200 points, noise 0.3, 20 epochs: final loss, median of the seeds"
     assert lines == [["4", "0.37500", "2.00000", "1"], ["12", "nan", "nan", "1"]]
-
-
-def test_the_settings_name_what_the_studies_use():
-    settings = studies.describe_settings()
-    assert settings["settings"] == studies.SETTINGS
-    for name, limit in settings["bayes"].items():
-        assert (limit["loss"], limit["accuracy"]) == bayes_limit(studies.SETTINGS[name]["noise"])
 
 
 # The gradients of new networks
@@ -332,7 +302,7 @@ def test_the_settings_name_what_the_studies_use():
 
 @pytest.fixture(scope="module")
 def norms():
-    return initialization.gradient_norms(MLP, 4)
+    return dict(zip(("large", "He", "small"), studies.gradient_norms(MLP, 4), strict=True))
 
 
 @pytest.mark.parametrize(("name", "std"), [("large", 1.0), ("He", None), ("small", 0.1)])
@@ -349,21 +319,16 @@ def test_gradient_norms_equal_those_of_torch(name, std, norms):
             outputs[-1].retain_grad()
             x = outputs[-1]
         torch.nn.functional.cross_entropy(x, torch.from_numpy(data.y_train)).backward()
-        for kind, tensors in (("weight", weights), ("output", outputs)):
+        for kind, tensors in enumerate((outputs, weights)):
             assert norms[name][kind].shape == (studies.SEEDS, 13)
-            np.testing.assert_allclose(norms[name][kind][number], [t.grad.norm().item() for t in tensors], rtol=1e-9)
+            np.testing.assert_allclose(norms[name][kind, number], [t.grad.norm().item() for t in tensors], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "std"), [("large", 1.0), ("He", np.sqrt(2 / 30)), ("small", 0.1)])
 def test_gradients_grow_from_layer_to_layer_by_the_law(name, std, norms):
-    logarithms = np.log(norms[name]["output"][:, :12]).mean(axis=0)
+    logarithms = np.log(norms[name][0, :, :12]).mean(axis=0)
     slope = -np.polyfit(np.arange(12), logarithms, 1)[0]  # backward
     assert slope == pytest.approx(np.log(std * np.sqrt(30 / 2)), abs=0.15)
-
-
-def test_summarized_norms_are_means_over_the_seeds():
-    values = {"weight": np.array([[1.0, 2], [3, 6]]), "output": np.array([[0.0, 1], [1, 1]])}
-    assert initialization.summarize_norms({"He": values}) == {"He": {"weight": [2, 4], "output": [0.5, 1]}}
 
 
 # The figures
@@ -400,7 +365,7 @@ def test_the_depth_figure_draws_also_when_all_runs_of_a_depth_diverge(lost, draw
     for values in losses.values():
         values[list(lost), :, :, 4:] = NAN
         values[list(lost), 0] = NAN
-    texts = draw(studies.depth_figure, losses, {"sheet": {"loss": 0.001}, "scarce": {"loss": 0.2}})
+    texts = draw(studies.depth_figure, losses, {"sheet": (0.001, 100), "scarce": (0.2, 91)})
     assert {"Bayes 0.001", "Bayes 0.2", "no hidden layer", "12 hidden layers"} <= set(texts)
     turned = sum(depth not in lost for depth in range(4))
     assert sum(text.startswith(" epoch ") for text in texts) >= turned
@@ -430,15 +395,19 @@ def test_a_test_loss_that_does_not_turn_or_only_at_the_end_has_no_turning_epoch(
     assert not any("epoch " in text for text in draw(one_panel))
 
 
+def normalization_rows(finals):
+    return [variant._asdict() | {"test": runs} for variant, runs in zip(STUDIES["normalization"], finals, strict=True)]
+
+
 def test_the_normalization_figure_counts_the_diverged_and_writes_medians(draw):
     finals = [[None] * 5, [None, None, 0.37, 0.37, 0.37], [1, 2, 3, 40, 50], *[[0.37] * 5] * 3]
-    texts = draw(studies.normalization_figure, [{"test": runs} for runs in finals])
+    texts = draw(studies.normalization_figure, normalization_rows(finals))
     assert [text for text in texts if "diverge" in text] == ["5 of 5\ndiverge", "2 of 5\ndiverge"]
     assert (texts.count("0.37"), texts.count("3")) == (4, 1)
 
 
 def test_the_normalization_figure_draws_also_when_all_runs_diverge(draw):
-    texts = draw(studies.normalization_figure, [{"test": [None] * 5}] * 6)
+    texts = draw(studies.normalization_figure, normalization_rows([[None] * 5] * 6))
     assert texts.count("5 of 5\ndiverge") == 6
     assert not {"inf", "nan"} & set(texts)
 
@@ -447,13 +416,13 @@ def test_the_gradient_figure_draws_the_law_from_the_last_hidden_layer(norms, dra
     lines = {}
 
     def figure():
-        made = initialization.gradient_figure(norms)
+        made = studies.gradient_figure(np.array(list(norms.values())))
         lines.update({line.get_color(): line.get_ydata() for line in made.axes[0].lines if len(line.get_xdata()) == 12})
         return made
 
     texts = draw(figure)
     for name, factor in (("large", np.sqrt(15)), ("He", 1), ("small", 0.1 * np.sqrt(15))):
-        law = lines[initialization.INITIALIZATIONS[name][1]]
-        assert law[-1] == pytest.approx(norms[name]["output"][:, 11].mean())
+        law = lines[studies.INITIALIZATIONS[name][1]]
+        assert law[-1] == pytest.approx(norms[name][0, :, 11].mean())
         np.testing.assert_allclose(law[:-1] / law[1:], factor, rtol=1e-9)
         assert any(text.endswith(f"×{factor:.2g} per layer") for text in texts)

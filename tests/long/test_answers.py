@@ -61,21 +61,20 @@ def test_other_seeds_contradict_no_claim(finished):
         assert (folder / "mlp.pt").exists()
 
 
-DEPTH = ("task1_studies", "depth")
 FALSE = [
     (("task1", "gradient_check", 0, "error"), 1e-8),
     (("task1", "history", "test_loss", 0), 0.01),
     (("task1", "history", "train_loss", -1), 1e-9),
-    ((*DEPTH, "sheet", 1, "train"), [0.2] * 5),
-    ((*DEPTH, "sheet", 3, "test"), [0.1] * 5),
-    ((*DEPTH, "sheet", 3, "wrong_points"), [100] * 5),
-    ((*DEPTH, "scarce", 3, "test"), [0.01] * 5),
-    ((*DEPTH, "scarce", 3, "least_epoch"), [200] * 5),
-    (("task1_studies", "more_points", "test"), [0.9] * 5),
-    (("task1_studies", "initialization", "large", 0, "diverged"), 5),
-    (("task1_studies", "initialization", "small"), [0.1] * 5),
-    (("task1_studies", "gradient_norms", "He", "output", 0), 1e9),
-    (("task1_studies", "gradient_norms", "small", "weight"), [1e9] * 13),
+    (("task1_studies", "sheet", 1, "train"), [0.2] * 5),
+    (("task1_studies", "sheet", 3, "test"), [0.1] * 5),
+    (("task1_studies", "sheet", 3, "wrong_points"), [100] * 5),
+    (("task1_studies", "scarce", 3, "test"), [0.01] * 5),
+    (("task1_studies", "scarce", 3, "least_epoch"), [200] * 5),
+    (("task1_studies", "more_points", 0, "test"), [0.9] * 5),
+    (("task1_studies", "large_weights", 0, "diverged"), 5),
+    (("task1_studies", "small_weights", 0, "train"), [0.1] * 5),
+    (("task1_studies", "gradient_norms", "He", 0, 0), 1e9),
+    (("task1_studies", "gradient_norms", "small", 1), [1e9] * 13),
     (("task1_studies", "normalization", 0, "diverged"), 0),
     (("task1_studies", "normalization", 2, "test"), [0.5] * 5),
     (("task1_studies", "normalization", 5, "test"), [0.001] * 5),
@@ -126,16 +125,16 @@ def test_changed_results_name_the_claims_that_they_contradict(changes, contradic
 
 def test_diverged_runs_are_named_in_the_text_and_stop_nothing(folder):
     runs = [0.2, None, 0.3, None, None]
-    rows = json.loads((folder / "task1_studies.json").read_text(encoding="utf-8"))["depth"]["scarce"]
+    rows = json.loads((folder / "task1_studies.json").read_text(encoding="utf-8"))["scarce"]
     lost = dict.fromkeys(("train", "test", "least_test", "least_epoch", "wrong_points", "wrong_share"), [None] * 5)
     change(
         folder,
-        ((*DEPTH, "scarce", 3), {**rows[3], **lost, "diverged": 5}),
-        ((*DEPTH, "sheet", 3, "test"), runs),
-        ((*DEPTH, "sheet", 3, "diverged"), 3),
+        (("task1_studies", "scarce", 3), {**rows[3], **lost, "diverged": 5}),
+        (("task1_studies", "sheet", 3, "test"), runs),
+        (("task1_studies", "sheet", 3, "diverged"), 3),
         (("task1_studies", "normalization", 4, "test"), [None] * 5),
-        (("task1_studies", "more_points", "test"), [None] * 5),
-        (("task1_studies", "initialization", "small"), [None] * 5),
+        (("task1_studies", "more_points", 0, "test"), [None] * 5),
+        (("task1_studies", "small_weights", 0, "train"), [None] * 5),
     )
     assert "1.4 with scarce data the test loss of deep networks turns around" in typeset(folder)
 
