@@ -72,6 +72,7 @@ def test_the_running_median_is_of_the_last_tenth_and_at_least_three_epochs():
     assert running_median(np.array([5.0, 1, 9, 2, 8])).tolist() == [5, 3, 5, 2, 8]
     jump = np.r_[np.arange(46.0), 0, 46, 0, 47]  # fifty epochs, of which the last five count
     assert running_median(jump)[[3, 4, 5, -1]].tolist() == [1.5, 2, 3, 45]
+    assert [running_median(np.arange(count))[-1] for count in (59.0, 60.0)] == [56, 56.5]  # of five, and of six
     both = np.array([[[1.0, 2, 3]], [[6, 5, 4]]])
     assert running_median(both).tolist() == [[[1, 1.5, 2]], [[6, 5.5, 5]]]
 
@@ -198,8 +199,9 @@ def test_the_sheets_setting_is_that_of_the_scripts_own_run():
 
 def test_the_remedy_of_overfitting_is_more_points_of_the_same_noise():
     (variant,) = STUDIES["more_points"]
+    assert variant.points == 4000
     (scarce,) = (other for other in STUDIES["scarce"] if other.depth == variant.depth)
-    assert variant == scarce._replace(points=4000, epochs=12)
+    assert variant == scarce._replace(points=20 * scarce.points, epochs=12)
 
 
 def test_the_normalization_study_varies_method_and_rate():
