@@ -9,7 +9,9 @@ import dis
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 
 from common.checks import Failure
 
-STEPS = [1e-5 / 2**k for k in range(8)]  # of central differences, largest first
+STEPS = [1e-5 / 2**k for k in range(9)]  # of central differences, each half of the one before
 DIFFERENCES_TOLERANCE = 1e-7
 AUTOGRAD_TOLERANCE = 1e-9
 LOSS_TOLERANCE = 1e-6  # many solutions take the logarithm of p + ε
@@ -32,30 +34,24 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max(initial=0) / scale) if scale > 0 else 0.0
 
 
-def central_differences(loss: Callable[[], float], array: np.ndarray, entries: np.ndarray | None = None) -> np.ndarray:
+def central_differences(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
     """Return ∂loss/∂array by (loss(a + h) - loss(a - h)) / 2h, entry by entry; `array` is changed and restored.
 
-    `entries` limits the work to these flat indices, and the result [len(entries)] to them. A step that crosses a kink
-    of a ReLU shows when half the step gives another slope; then a smaller step is taken.
+    A step that crosses a kink of a ReLU shows when half the step gives another slope; then a smaller step is taken.
     """
 
-    def difference(index: int, step: float) -> float:
-        original = array.flat[index]
-        array.flat[index] = original + step
-        above = loss()
-        array.flat[index] = original - step
-        below = loss()
-        array.flat[index] = original
-        return (above - below) / (2 * step)
+    def loss_at(index: tuple[int, ...], value: float) -> float:
+        array[index] = value
+        return loss()
 
-    slopes = []
-    for index in range(array.size) if entries is None else entries:
-        for step in STEPS:
-            slope, half = difference(index, step), difference(index, step / 2)
+    slopes = np.empty(array.shape)
+    for index, original in np.ndenumerate(array):
+        differences = ((loss_at(index, original + h) - loss_at(index, original - h)) / (2 * h) for h in STEPS)
+        for slope, half in pairwise(differences):
             if abs(slope - half) <= 1e-9 + 1e-6 * abs(slope):
                 break
-        slopes.append(slope)
-    return np.reshape(slopes, array.shape) if entries is None else np.array(slopes)
+        array[index], slopes[index] = original, slope
+    return slopes
 
 
 def parameter_names(layer: Any) -> list[str]:
@@ -64,17 +60,14 @@ def parameter_names(layer: Any) -> list[str]:
 
 
 def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
-    """Return the error of every parameter's gradient in task 1's network, by central differences on one batch.
-
-    Here errors are relative to the largest entry of all gradients, since some arrays may have hardly any.
-    """
+    """Return the error of each parameter's gradient in task 1's network on one batch, by central differences."""
     mlp.loss(x, y)
     mlp.backward()
-    names = [(layer, name) for layer in mlp.layers for name in parameter_names(layer)]
-    largest = max(np.abs(getattr(layer, f"grad_{name}")).max() for layer, name in names)
+    found = [(layer, name, getattr(layer, f"grad_{name}")) for layer in mlp.layers for name in parameter_names(layer)]
+    largest = max(np.abs(gradient).max() for *_, gradient in found)  # of all, since some arrays may have hardly any
     errors = []
-    for layer, name in names:
-        array, gradient = getattr(layer, name), getattr(layer, f"grad_{name}")
+    for layer, name, gradient in found:
+        array = getattr(layer, name)
         difference = np.abs(gradient - central_differences(lambda: mlp.loss(x, y), array)).max()
         errors.append({"parameter": name, "shape": list(array.shape), "error": float(difference / largest)})
     return errors
@@ -86,8 +79,8 @@ class Check(NamedTuple):
     layer: str
     gradient: str
     shape: tuple[int, ...]
-    differences_error: float
-    autograd_error: float
+    differences_error: float = np.inf
+    autograd_error: float = np.inf
     remark: str = ""
     autograd_tolerance: float = AUTOGRAD_TOLERANCE
 
@@ -103,23 +96,20 @@ def check_file(path: Path) -> list[Check]:
 
     if path.suffix != ".py" or not path.is_file():
         raise Failure(f"there is no Python file {path}; name one that holds the classes {', '.join(NAMES)}")
-    stage, search_path = "imported", sys.path.copy()
+    search_path = sys.path.copy()
     sys.path.insert(0, str(path.parent.resolve()))  # for modules beside the file
     torch.set_default_dtype(torch.float64)  # for tensors that the solution makes
     try:
         solution = load_definitions(path.read_bytes(), str(path))
         missing = [name for name in NAMES if not hasattr(solution, name)]
-        if missing:
-            raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
-        stage = "checked, its classes are not the sheet's"
-        return check_classes(*(getattr(solution, name) for name in NAMES))
-    except Failure:
-        raise
+        if not missing:
+            return check_classes(*(getattr(solution, name) for name in NAMES))
     except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can fix it
-        raise Failure(f"{path} cannot be {stage}: {_reason(error)}") from error
+        raise Failure(f"{path} cannot be checked: {_reason(error)}") from error
     finally:
         sys.path[:] = search_path
         torch.set_default_dtype(torch.float32)
+    raise Failure(f"{path} has no {' and no '.join(missing)}; the check needs {', '.join(NAMES)}")
 
 
 def load_definitions(source: bytes, path: str) -> types.ModuleType:
@@ -130,135 +120,99 @@ def load_definitions(source: bytes, path: str) -> types.ModuleType:
     tree, needed = ast.parse(source, path), set(NAMES)
     codes = [compile(ast.Module([node], []), path, "exec") for node in tree.body]
     kept = {k for k, node in enumerate(tree.body) if isinstance(node, ast.Import | ast.ImportFrom)}
-    while found := {k for k, code in enumerate(codes) if needed & set(_names(code, "STORE_NAME"))} - kept:
+    stored = [{step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"} for code in codes]
+    while found := {k for k, names in enumerate(stored) if needed & names} - kept:
         kept |= found
-        needed.update(*(_names(codes[k], "LOAD_NAME", "LOAD_GLOBAL") for k in found))
+        needed.update(*(_loaded(codes[k]) for k in found))
     tree.body = [tree.body[k] for k in sorted(kept)]
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module  # dataclasses look their module up
+    sys.modules["solution"] = module = types.ModuleType("solution")  # dataclasses look their module up
     exec(compile(tree, path, "exec"), vars(module))
     return module
 
 
-def _names(code: types.CodeType, *operations: str) -> Iterator[str]:
-    """Yield the names that the code loads or stores; what a class or function stores inside does not count."""
-    yield from (step.argval for step in dis.get_instructions(code) if step.opname in operations)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType) and "STORE_NAME" not in operations:
-            yield from _names(inner, *operations)
+def _loaded(code: types.CodeType) -> set[str]:
+    """Return the global names that the code loads, those in its functions and classes included."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
+    return names.union(*(_loaded(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 
 
 def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) -> list[Check]:
-    """Check the gradients of the four classes for a batch of one and one of several rows."""
+    """Check the gradients of the four classes, with random parameters, for a batch of one and one of several rows."""
+    import torch
+
     checks = []
     for seed, (batch, inputs, outputs) in enumerate(((1, 1, 2), (5, 3, 4))):
         rng = np.random.default_rng(seed)
-        layer = new_linear(linear, inputs, outputs, rng)
-        checks += check_layer(layer, linear_twin, rng.normal(size=(batch, inputs)), rng)
-        logits = rng.normal(size=(batch, outputs))
-        checks += check_layer(relu(), lambda f: f.relu(), logits, rng, like=layer)
-        checks += check_layer(softmax(), lambda f: f.softmax(dim=1), logits, rng, like=layer)
-        checks.append(check_loss(cross_entropy(), logits / 2, rng, like=layer))
+        layer = linear(inputs, outputs, *([rng] if "rng" in inspect.signature(linear).parameters else []))
+        convert = torch.tensor if hasattr(layer.weight, "detach") else np.array  # what all four take; both copy
+        for name in ("weight", "bias"):
+            array = getattr(layer, name)
+            place = (layer, name) if convert is np.array else (array, "data")  # so that a torch Parameter stays one
+            setattr(*place, convert(rng.normal(size=tuple(array.shape))))
+        x, logits = rng.normal(size=(batch, inputs)), rng.normal(size=(batch, outputs))
+        for check, tested, *arguments in (
+            (check_layer, layer, lambda x, w, b: x @ (w.T if w.shape[1] == x.shape[1] else w) + b.flatten(), x),
+            (check_layer, relu(), torch.relu, logits),
+            (check_layer, softmax(), torch.nn.Softmax(dim=1), logits),
+            (check_loss, cross_entropy(), rng.dirichlet(np.full(outputs, 10), batch)),
+        ):
+            try:
+                checks += check(tested, *arguments, rng, convert)
+            except Exception as error:  # foreign code, as above
+                checks.append(Check(type(tested).__name__, "all", arguments[-1].shape, remark=_reason(error)))
     return checks
 
 
-def new_linear(linear: type, inputs: int, outputs: int, rng: np.random.Generator) -> Any:
-    """Return a Linear layer of any solution with random float64 weights and biases."""
-    layer = linear(inputs, outputs, *([rng] if "rng" in inspect.signature(linear).parameters else []))
-    for name in ("weight", "bias"):
-        array = getattr(layer, name)
-        values = _like(layer, rng.normal(size=tuple(array.shape)))
-        if hasattr(array, "detach"):
-            array.data = values  # which a torch Parameter takes as well
-        else:
-            setattr(layer, name, values)
-    return layer
-
-
-def linear_twin(x: Any, weight: Any, bias: Any) -> Any:
-    """Return the affine map of x [N, in] in torch for weights [out, in] or, as their shape tells, [in, out]."""
-    return x @ (weight.T if weight.shape[1] == x.shape[1] else weight) + bias.flatten()
-
-
-def check_layer(layer: Any, twin: Callable, x: np.ndarray, rng: np.random.Generator, like: Any = None) -> list[Check]:
+def check_layer(layer: Any, twin: Callable, x: np.ndarray, rng: np.random.Generator, convert: Callable) -> list[Check]:
     """Check ∂L/∂x and the gradients of all parameters against differences and against `twin`, the same in torch.
 
-    L weights the outputs at random. `like` is a layer whose weights show which kind of array this one takes.
+    L weights the outputs at random; `convert` copies an array as the kind that the layer takes.
     """
-    like = like or layer
-    parameters = parameter_names(layer) or [key for key in ("weight", "bias") if hasattr(layer, key)]
+    import torch
+
+    names = [name for name in ("weight", "bias") if hasattr(layer, name)] or parameter_names(layer)
+    remember = {"remember": True} if "remember" in inspect.signature(layer.forward).parameters else {}
 
     def forward() -> np.ndarray:
-        takes_remember = "remember" in inspect.signature(layer.forward).parameters
-        return _numpy(layer.forward(_like(like, x), **({"remember": True} if takes_remember else {})))
+        return _numpy(layer.forward(convert(x), **remember))
 
-    try:
-        delta = rng.normal(size=forward().shape)
-        found = {"x": _numpy(layer.backward(_like(like, delta))).copy()}
-        found |= {key: _numpy(getattr(layer, f"grad_{key}")).copy() for key in parameters}
-    except Exception as error:  # foreign code, as above
-        return [Check(type(layer).__name__, "∂L/∂x", x.shape, np.inf, np.inf, _reason(error))]
-    arrays = {"x": x} | {key: _numpy(getattr(layer, key)) for key in parameters}
-    expected = _autograd(twin, list(arrays.values()), delta)
+    delta = rng.normal(size=forward().shape)
+    found = [_numpy(layer.backward(convert(delta))).copy()]
+    found += [_numpy(getattr(layer, f"grad_{name}")).copy() for name in names]
+    arrays = [x, *(_numpy(getattr(layer, name)) for name in names)]
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    gradients = torch.autograd.grad(twin(*tensors), tensors, torch.tensor(delta))
     checks = []
-    for (key, array), gradient in zip(arrays.items(), expected, strict=True):
+    for name, array, ours, theirs in zip(["x", *names], arrays, found, gradients, strict=True):
         differences = central_differences(lambda: float((forward() * delta).sum()), array)
-        errors = relative_error(found[key], differences), relative_error(found[key], gradient)
-        checks.append(Check(type(layer).__name__, f"∂L/∂{key}", array.shape, *errors))
+        errors = [relative_error(ours, each) for each in (differences, theirs.numpy())]
+        lacks_mean = len(x) > 1 and relative_error(ours, len(x) * theirs.numpy()) < AUTOGRAD_TOLERANCE
+        remark = "N times too large, as without the 1/N of the mean" if lacks_mean else ""
+        checks.append(Check(type(layer).__name__, f"∂L/∂{name}", array.shape, *errors, remark))
     return checks
 
 
-def check_loss(criterion: Any, logits: np.ndarray, rng: np.random.Generator, like: Any) -> Check:
-    """Check ∂L/∂p of a cross-entropy of probabilities for classes or one-hot labels, and name a missing 1/N."""
-    exponentials = np.exp(logits)
-    p = exponentials / exponentials.sum(axis=1, keepdims=True)
-    y = rng.integers(0, logits.shape[1], len(logits))
-    one_hot, mean = np.eye(logits.shape[1])[y], -np.log(p[np.arange(len(y)), y]).mean()
-
-    def loss(labels: np.ndarray) -> float:
-        return float(criterion.forward(_like(like, p), _like(like, labels)))
+def check_loss(criterion: Any, p: np.ndarray, rng: np.random.Generator, convert: Callable) -> list[Check]:
+    """Check ∂L/∂p of a cross-entropy of probabilities p [N, C], with classes or one-hot labels as it takes them."""
+    y = rng.integers(0, p.shape[1], len(p))
+    mean = -np.log(p[range(len(p)), y]).mean()
 
     def distance(labels: np.ndarray) -> float:
-        try:
-            return min(abs(loss(labels) / factor - mean) for factor in (1, len(y)))
-        except Exception:  # foreign code, as above
-            return np.inf
+        with suppress(Exception):  # most solutions take one of the two and may raise anything for the other
+            loss = float(criterion.forward(convert(p), convert(labels)))
+            return min(abs(loss - mean), abs(loss - len(p) * mean))
+        return np.inf
 
-    labels = min((y, one_hot), key=distance)
-    try:
-        loss(labels)
-        found = _numpy(criterion.backward())
-    except Exception as error:  # foreign code, as above
-        return Check(type(criterion).__name__, "∂L/∂p", p.shape, np.inf, np.inf, _reason(error))
-    (expected,) = _autograd(lambda tensor: tensor.log(), [p], -one_hot / len(y))
-    lacks_mean = len(y) > 1 and relative_error(found, len(y) * expected) < AUTOGRAD_TOLERANCE
-    remark = "the 1/N of the mean is missing" if lacks_mean else ""
-    differences = central_differences(lambda: loss(labels), p)
-    errors = relative_error(found, differences), relative_error(found, expected)
-    return Check(type(criterion).__name__, "∂L/∂p", p.shape, *errors, remark, LOSS_TOLERANCE)
-
-
-def _autograd(function: Callable, arrays: Sequence[np.ndarray], delta: np.ndarray) -> list[np.ndarray]:
-    """Return the gradients of Σ delta · function(arrays) by PyTorch."""
-    import torch
-
-    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
-    total = (function(*tensors) * torch.from_numpy(delta)).sum()
-    return [gradient.numpy() for gradient in torch.autograd.grad(total, tensors)]
+    labels = min((y, np.eye(p.shape[1])[y]), key=distance)
+    layer = types.SimpleNamespace(forward=lambda p: float(criterion.forward(p, convert(labels))))
+    layer.backward = lambda delta: delta * criterion.backward()
+    (check,) = check_layer(layer, lambda p: -p[range(len(p)), y].log().mean(), p, rng, convert)
+    return [check._replace(layer=type(criterion).__name__, gradient="∂L/∂p", autograd_tolerance=LOSS_TOLERANCE)]
 
 
 def _reason(error: BaseException) -> str:
     """Return the kind and the message of an error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _like(layer: Any, values: np.ndarray) -> Any:
-    """Return a copy of values, which the callee may change, as the kind of array that the layer's weights are."""
-    if not hasattr(getattr(layer, "weight", None), "detach"):
-        return values.copy()
-    import torch
-
-    return torch.from_numpy(values.copy())
 
 
 def _numpy(array: Any) -> np.ndarray:
