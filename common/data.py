@@ -6,7 +6,6 @@ import math
 import os
 import zlib
 from contextlib import redirect_stdout, suppress
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +40,13 @@ def moons(n_train: int = 8000, n_test: int = 2000, noise: float = 0.08, seed: in
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
         raise ValueError(f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}")
-    train_rng, test_rng = np.random.default_rng(seed).spawn(2)
-    x_train, y_train = _draw_moons(n_train, noise, train_rng)
-    x_test, y_test = _draw_moons(n_test, noise, test_rng)
+    splits = []
+    for count, rng in zip((n_train, n_test), np.random.default_rng(seed).spawn(2), strict=True):
+        y = np.arange(count) % 2
+        upper, lower = half_circles(rng.uniform(0, np.pi, count))
+        x = np.where(y[:, None] == 0, upper, lower)
+        splits.append((x + rng.normal(0, noise, x.shape), y))
+    (x_train, y_train), (x_test, y_test) = splits
     low, high = x_train.min(axis=0), x_train.max(axis=0)
     x_train, x_test = (2 * (x - low) / (high - low) - 1 for x in (x_train, x_test))
     return Moons(x_train, y_train, x_test, y_test)
@@ -53,13 +56,6 @@ def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the points [N, 2] of the upper and of the lower moon at angles [N] from 0 to π."""
     upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return upper, [1, 0.5] - upper
-
-
-def _draw_moons(count: int, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    y = np.arange(count) % 2
-    upper, lower = half_circles(rng.uniform(0, np.pi, count))
-    x = np.where(y[:, None] == 0, upper, lower)
-    return x + rng.normal(0, noise, x.shape), y
 
 
 def bayes_limit(noise: float) -> tuple[float, float]:
@@ -115,9 +111,8 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
     images, labels = data
     if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images [N, 28, 28] and N labels, got {images.dtype} {images.shape}")
-    vectors = images.reshape(-1, 784).astype(np.float32)
-    vectors /= 127.5
-    vectors -= 1
+    vectors = images.reshape(-1, 784) / np.float32(127.5)
+    vectors -= 1  # in place: a second array of this size takes as long as all the rest
     return Vectors(vectors, labels)
 
 
@@ -130,47 +125,36 @@ def check_enough(labels: np.ndarray) -> None:
     """Raise `Failure` unless there are two classes and ten images of each that occurs, as statistics need."""
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < 10:
-        problem = f"{len(labels)} images with only {counts.min()} of one class are too few for statistics"
-        raise Failure(f"{problem}; give at least 10 of each class, and two classes")
+        raise Failure(f"only {counts.min()} of one class are too few for statistics; give two classes, ten images each")
 
 
 def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> Images:
     """Return the images and labels of an image and a label file; raise `Failure` unless both are valid and fit."""
-    count, *size = _header(images, 3, f"{source}: the image file")
-    if size != [28, 28]:
-        raise Failure(f"{source}: images of {size[0]}×{size[1]} instead of 28×28; give a folder of MNIST's format")
-    (label_count,) = _header(labels, 1, f"{source}: the label file")
-    if count != label_count:
-        raise Failure(f"{source}: {count} images but {label_count} labels; take both files from one data set")
-    if count == 0:
-        raise Failure(f"{source}: the files hold no images; give a folder with data")
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(count, 28, 28).copy()  # writable
-    classes = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
+    pixels, classes = _idx_array(images, "image", 3, source), _idx_array(labels, "label", 1, source)
+    count, height, width = pixels.shape
+    if (height, width) != (28, 28):
+        raise Failure(f"{source}: images of {height}×{width} instead of 28×28; give a folder of MNIST's format")
+    if count != len(classes):
+        raise Failure(f"{source}: {count} images but {len(classes)} labels; take both files from one data set")
     if classes.max() > 9:
         raise Failure(f"{source}: label {classes.max()} is not a class from 0 to 9; give a data set of ten classes")
-    return Images(pixels, classes)
+    return Images(pixels.copy(), classes.astype(np.int64))  # writable
 
 
-def _header(content: bytes, dimensions: int, source: str) -> list[int]:
-    """Return the sizes in the IDX header of an array of unsigned bytes, once its magic number and length are right."""
-    start, magic = 4 * (1 + dimensions), 0x800 + dimensions
+def _idx_array(content: bytes, kind: str, dimensions: int, source: str) -> np.ndarray:
+    """Return the array of unsigned bytes in an image or label file, once its magic number and length are right."""
+    file, start, magic = f"{source}: the {kind} file", 4 * (1 + dimensions), 0x800 + dimensions
     if len(content) < start:
-        raise Failure(f"{source} is cut short within its header; get it again")
+        raise Failure(f"{file} is cut short within its header; get it again")
     found, *sizes = np.frombuffer(content[:start], ">u4").tolist()
     if found != magic:
-        raise Failure(f"{source} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
+        raise Failure(f"{file} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
     expected = start + math.prod(sizes)
     if len(content) != expected:
-        raise Failure(f"{source} has {len(content)} bytes where its header promises {expected}; get it again")
-    return sizes
-
-
-def _decompress(content: bytes, source: str) -> bytes:
-    """Return the content of a gzip file; its checksum is verified."""
-    try:
-        return zlib.decompress(content, wbits=31)
-    except zlib.error as error:
-        raise Failure(f"{source} is not a complete gzip archive ({error}); get it again") from error
+        raise Failure(f"{file} has {len(content)} bytes where its header promises {expected}; get it again")
+    if expected == start:
+        raise Failure(f"{file} holds no {kind}s; give a folder with data")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
 def _read_file(folder: Path, name: str) -> bytes:
@@ -178,35 +162,33 @@ def _read_file(folder: Path, name: str) -> bytes:
     for path in (folder / name, folder / f"{name}.gz"):
         with suppress(FileNotFoundError, NotADirectoryError):
             content = path.read_bytes()
-            return _decompress(content, str(path)) if path.suffix == ".gz" else content
+            try:
+                return zlib.decompress(content, wbits=31) if path.suffix == ".gz" else content
+            except zlib.error as error:
+                raise Failure(f"{path} is not a complete gzip archive ({error}); get it again") from error
     raise Failure(f"no {name} or {name}.gz in {folder}; --data-dir or MNIST_DIR takes a folder with the four IDX files")
 
 
 def _read_official(name: str) -> bytes:
-    """Return the content of an official archive: the bundled one, the one in the cache, or a download."""
-    if content := _verified(BUNDLED, name):
+    """Return the content of an official archive: the bundled one, or else the one that torchvision downloads once."""
+    bundled = BUNDLED / f"{name}.gz"
+    if content := _verified(bundled):
         return content
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-    archives = cache / "MNIST" / "raw"  # where torchvision puts them
-    if content := _verified(archives, name):
-        return content
     from torchvision.datasets import MNIST
 
-    try:
-        with redirect_stdout(io.StringIO()):
-            MNIST(str(cache), download=True)
-    except (RuntimeError, OSError, HTTPException) as error:
-        advice = "restore it, or name a folder with the files in MNIST_DIR"
-        raise Failure(f"{BUNDLED / name}.gz is missing or damaged, and it could not be downloaded; {advice}") from error
-    if content := _verified(archives, name):
+    with redirect_stdout(io.StringIO()), suppress(Exception):  # whatever it says, the check sum decides
+        MNIST(str(cache), download=True)
+    if content := _verified(cache / "MNIST" / "raw" / bundled.name):
         return content
-    raise Failure(f"the download of {name}.gz is damaged; delete {cache} and try again")
+    advice = f"restore it, delete {cache} and try again, or name a folder with the files in MNIST_DIR"
+    raise Failure(f"{bundled} is missing or damaged, and a good copy could not be downloaded; {advice}")
 
 
-def _verified(folder: Path, name: str) -> bytes | None:
+def _verified(archive: Path) -> bytes | None:
     """Return the content of an archive whose MD5 sum is the official one, else None."""
     with suppress(OSError):
-        archive = (folder / f"{name}.gz").read_bytes()
-        if hashlib.md5(archive, usedforsecurity=False).hexdigest() == MD5[name]:
-            return _decompress(archive, name)
+        content = archive.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[archive.stem]:
+            return zlib.decompress(content, wbits=31)
     return None

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,7 @@ def script_parser(description: str, data: bool = False, model: bool = False) -> 
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
     if model:
         parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
-        file = {"type": file_path, "default": CHECKPOINT, "metavar": "FILE"}
-        parser.add_argument("--checkpoint", **file, help="the trained network")
+        parser.add_argument("--checkpoint", type=file_path, default=CHECKPOINT, metavar="FILE", help="trained network")
     return parser
 
 
@@ -54,31 +52,23 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size:
     parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
 
 
-def _integer(text: str, minimum: int, maximum: int) -> int:
-    with suppress(ValueError):  # more digits than Python converts
-        if text.isascii() and text.isdigit() and minimum <= int(text) <= maximum:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {minimum} to {maximum}")
+def _flag_type(convert: Callable[[str], Any], fits: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """Return a `type` for argparse, which converts the text of a flag or says in one line what was expected."""
+
+    def parse_text(text: str) -> Any:
+        with suppress(ValueError):
+            if fits(value := convert(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+
+    return parse_text
 
 
-positive_int = partial(_integer, minimum=1, maximum=10**9)
-seed_number = partial(_integer, minimum=0, maximum=2**32 - 1000)  # for all libraries; experiments count up from it
-
-
-def positive_float(text: str) -> float:
-    """Parse a finite number above zero."""
-    with suppress(ValueError):
-        if 0 < (value := float(text)) < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
-
-
-def file_path(text: str) -> Path:
-    """Parse the path of a file, which need not exist yet."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
-    return path
+MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
+positive_int = _flag_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}")
+seed_number = _flag_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}")
+positive_float = _flag_type(float, lambda number: 0 < number < math.inf, "a finite number above zero")
+file_path = _flag_type(Path, lambda path: not path.is_dir(), "a file but a folder; name a file")
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -97,11 +87,16 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
     """Run a script's main; turn an error that the user can fix into one line on stderr and exit status 1."""
-    script, status = Path(sys.argv[0]).name, 1
+    status = 1
     try:
         make_writable(options.figures)
         main(options)
         print(end="", flush=True)
+        if options.show:
+            if plt.get_backend().lower() == "agg":
+                print("no display: the figures are in their folder only", file=sys.stderr)
+            plt.show()
+        return
     except Failure as failure:
         message = str(failure)
     except KeyboardInterrupt:
@@ -116,21 +111,12 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
         if isinstance(error, RuntimeError) and not re.search("(out of|not enough|allocate) memory", str(error)):
             raise
         message = "not enough memory; choose a smaller network or batch"
-    else:
-        if options.show:
-            if plt.get_backend().lower() == "agg":
-                print("no display: the figures are in their folder only", file=sys.stderr)
-            plt.show()
-        return
-    print(f"{script}: {message}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(status)
 
 
 def choose_device(name: str = "auto") -> Any:
-    """Return the torch device of that name; `auto` is CUDA when it is available and works, else the CPU.
-
-    Raises `Failure` for a named device that is not available or does not work.
-    """
+    """Return the torch device of that name or raise `Failure`; `auto` is CUDA where that works, else the CPU."""
     import torch
 
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

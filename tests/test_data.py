@@ -67,13 +67,21 @@ def downloads(unpacked, tmp_path, monkeypatch):
     return copied
 
 
-def test_missing_archives_are_downloaded_once_to_where_torchvision_keeps_them(downloads, tmp_path, monkeypatch, capsys):
+def test_missing_archives_are_downloaded_once_to_where_torchvision_keeps_them(downloads, tmp_path, capsys):
     assert len(load_data(train=False).labels) == 10_000
     assert sorted(downloads) == sorted(f"{name}.gz" for name in common.data.MD5)
     assert len(MNIST(tmp_path / "mnist", train=False)) == 10_000
-    monkeypatch.delattr("torchvision.datasets.MNIST")
+    downloads.clear()
     assert len(load_data(train=False).labels) == 10_000
+    assert downloads == []
     assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_file_that_torchvision_has_unpacked_beside_its_archive_is_not_read(downloads, tmp_path):
+    load_data(train=False)
+    for path in (tmp_path / "mnist" / "MNIST" / "raw").glob("*ubyte"):
+        path.write_bytes(path.read_bytes()[:9])
+    assert len(load_data(train=False).labels) == 10_000
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ def test_a_downloaded_archive_of_another_check_sum_is_refused(change, downloads,
     load_data(train=False)
     archive = tmp_path / "mnist" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     archive.write_bytes(change(archive.read_bytes()))
-    with pytest.raises(Failure, match=r"t10k-labels-idx1-ubyte\.gz is damaged; delete"):
+    with pytest.raises(Failure, match=r"t10k-labels-idx1-ubyte\.gz is .* damaged, .* not be downloaded; .* delete"):
         load_data(train=False)
 
 
@@ -93,7 +101,7 @@ def test_a_sound_archive_of_other_data_is_refused_as_official(downloads, tmp_pat
     load_data(train=False)
     archive = tmp_path / "mnist" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     archive.write_bytes(gzip.compress(idx_bytes(np.zeros(10_000))))
-    with pytest.raises(Failure, match="is damaged"):
+    with pytest.raises(Failure, match="damaged, and a good copy could not be downloaded"):
         load_data(train=False)
 
 
@@ -142,7 +150,9 @@ UNSOUND = {
     "an image less": (idx_bytes(IMAGES[:2]), idx_bytes(LABELS), "2 images but 3 labels"),
     "a label that is no class": (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "label 10"),
     "images of another size": (idx_bytes(np.zeros((3, 32, 32))), idx_bytes(LABELS), "32×32"),
-    "nothing": (idx_bytes(IMAGES[:0]), idx_bytes(LABELS[:0]), "no images"),
+    "nothing": (idx_bytes(IMAGES[:0]), idx_bytes(LABELS[:0]), "the image file holds no images"),
+    "no labels": (idx_bytes(IMAGES), idx_bytes(LABELS[:0]), "the label file holds no labels"),
+    "no images of any size": (np.array([0x803, 0, 2**32 - 1, 2**32 - 1], ">u4").tobytes(), b"", "holds no images"),
 }
 
 

@@ -200,14 +200,14 @@ def test_a_damaged_bundled_archive_without_a_network_is_one_line(name, damage, c
         archive.unlink()
     monkeypatch.setattr(common.data, "BUNDLED", archive.parent)
     download(break_off(RuntimeError("no network")))
-    assert f"{name}.gz is missing or damaged, and it could not be downloaded; restore it" in fail("task2.py")
+    assert f"{name}.gz is missing or damaged, and a good copy could not be downloaded; restore it" in fail("task2.py")
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError("wrong sum"), ConnectionResetError(), IncompleteRead(b"")], ids=repr)
 def test_a_download_that_breaks_off_is_one_line(error, cache, download, fail):
     download(break_off(error))
-    assert "it could not be downloaded; restore it" in fail("task2.py")
+    assert "is missing or damaged, and a good copy could not be downloaded; restore it" in fail("task2.py")
 
 
 def test_a_download_of_other_bytes_is_one_line_that_says_what_to_delete(cache, download, fail):
@@ -216,12 +216,12 @@ def test_a_download_of_other_bytes_is_one_line_that_says_what_to_delete(cache, d
             file.write(b"\0")
 
     download(tamper)
-    assert fail("task2.py").endswith(f"is damaged; delete {cache} and try again")
+    assert f"could not be downloaded; restore it, delete {cache} and try again, or name a folder" in fail("task2.py")
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(cache, fail):
     cache.parent.write_text("")
-    assert "it could not be downloaded; restore it" in fail("task2.py")
+    assert "is missing or damaged, and a good copy could not be downloaded; restore it" in fail("task2.py")
 
 
 def test_missing_archives_are_downloaded_to_the_cache_once(cache, download):
