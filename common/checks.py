@@ -20,12 +20,11 @@ def saved_by_forward(saved: Saved | None) -> Saved:
 
 def check_shape(array: np.ndarray, *expected: int | str) -> None:
     """Raise ValueError unless the array has this shape; a letter stands for any length but zero."""
-    shape = array.shape
-    fits = len(shape) == len(expected) and 0 not in shape
-    for length, wanted in zip(shape, expected, strict=False):  # a plain loop: every layer asks, in every step
+    fits = array.ndim == len(expected) and 0 not in array.shape
+    for length, wanted in zip(array.shape, expected, strict=False):  # a plain loop: every layer asks, in every step
         fits = fits and (length == wanted or isinstance(wanted, str))
     if not fits:
-        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {list(shape)}")
+        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {list(array.shape)}")
 
 
 def check_labels(labels: np.ndarray, count: int, classes: int) -> None:

@@ -18,14 +18,17 @@ MOMENTUM = 0.1  # the weight of the newest batch in the running statistics
 
 
 class _Normalization:
-    """γ, β and the backward pass; `axis` of the subclass is the one that S runs along."""
+    """What both have in common; a subclass names the axis that S runs along and gives its mean and variance."""
 
     def __init__(self, channels: int) -> None:
         self.scale, self.shift = np.ones(channels), np.zeros(channels)  # γ and β
         self.grad_scale, self.grad_shift = np.zeros(channels), np.zeros(channels)
         self.normalized: np.ndarray | None = None
 
-    def _normalize(self, x: np.ndarray, mean: np.ndarray, variance: np.ndarray, remember: bool) -> np.ndarray:
+    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
+        """Map x [N, C] to [N, C]; `remember` means training, and keeps what the backward pass needs."""
+        check_shape(x, "N", len(self.scale))
+        mean, variance = self._statistics(x, training=remember)
         deviation = np.sqrt(variance + EPSILON)
         normalized = (x - mean) / deviation
         if remember:
@@ -58,17 +61,15 @@ class BatchNorm(_Normalization):
         super().__init__(channels)
         self.running_mean, self.running_variance = np.zeros(channels), np.ones(channels)
 
-    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training: take the batch's statistics, update the running."""
-        check_shape(x, "N", len(self.scale))
-        if not remember:
-            return self._normalize(x, self.running_mean, self.running_variance, remember)
+    def _statistics(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray]:
+        if not training:
+            return self.running_mean, self.running_variance
         if len(x) < 2:  # the variance of one value says nothing
             raise ValueError(f"expected a batch of at least two in training, got shape {list(x.shape)}")
-        mean, variance = x.mean(axis=0), x.var(axis=0)
+        mean, variance = x.mean(axis=0), x.var(axis=0)  # [C]
         self.running_mean += MOMENTUM * (mean - self.running_mean)
         self.running_variance += MOMENTUM * (variance * len(x) / (len(x) - 1) - self.running_variance)  # unbiased
-        return self._normalize(x, mean, variance, remember)
+        return mean, variance
 
 
 class LayerNorm(_Normalization):
@@ -76,15 +77,13 @@ class LayerNorm(_Normalization):
 
     axis = 1
 
-    def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` keeps what the backward pass needs."""
-        check_shape(x, "N", len(self.scale))
-        return self._normalize(x, x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True), remember)
+    def _statistics(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray]:
+        return x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)  # [N, 1]
 
 
 def normalization_layers(method: str | None, channels: int) -> list[BatchNorm | LayerNorm]:
     """Return the layer of that method in a list, or an empty list for None; raise ValueError for any other."""
-    layers = {None: [], "batch": [BatchNorm], "layer": [LayerNorm]}
+    layers = {None: [], "batch": [BatchNorm(channels)], "layer": [LayerNorm(channels)]}
     if method not in layers:
         raise ValueError(f"expected normalization None, 'batch' or 'layer', got {method!r}")
-    return [layer(channels) for layer in layers[method]]
+    return layers[method]

@@ -21,15 +21,11 @@ class PCA(NamedTuple):
     @property
     def variance_shares(self) -> np.ndarray:
         """Each component's share of the total variance [D], from 0 to 1; all zero when all vectors are the same."""
-        total = self.eigenvalues.sum()
-        return self.eigenvalues / total if total > 0 else np.zeros_like(self.eigenvalues)
+        return self.eigenvalues / (self.eigenvalues.sum() or 1)
 
 
 def do_pca(vectors: np.ndarray) -> PCA:
-    """Return the eigenvectors and eigenvalues of the covariance matrix, with 1/(N-1), of `vectors` [N, D].
-
-    Raises ValueError unless N ≥ 2 and all entries are finite.
-    """
+    """Return the PCA of `vectors` [N, D], whose covariance has 1/(N-1); raise ValueError for N < 2, NaN or infinity."""
     vectors = _as_matrix(vectors)
     if len(vectors) < 2:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
@@ -42,11 +38,9 @@ def do_pca(vectors: np.ndarray) -> PCA:
     if not np.isfinite(covariance).all():
         raise ValueError(f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity")
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # in ascending order
-    eigenvalues = eigenvalues[::-1].clip(min=0)  # a variance below zero is a rounding error
-    eigenvectors = eigenvectors[:, ::-1]
-    largest = np.abs(eigenvectors).argmax(axis=0)
-    signs = np.sign(eigenvectors[largest, np.arange(len(mean))])
-    return PCA(eigenvectors * signs, eigenvalues, mean)
+    eigenvalues, eigenvectors = eigenvalues[::-1].clip(min=0), eigenvectors[:, ::-1]  # below 0 is a rounding error
+    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(len(mean))]
+    return PCA(eigenvectors * np.sign(largest), eigenvalues, mean)
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:

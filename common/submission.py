@@ -59,9 +59,9 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
             query = partial(typst.query, source, field="value", root=temporary, **settings)
             contradicted, (signed,) = (json.loads(query(label)) for label in ("<contradicted>", "<author>"))
         except typst.TypstError as error:
-            place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", getattr(error, "diagnostic", ""))
+            place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", error.diagnostic)
             where = place[0] if place else "answers.typ:1:1"
-            message = getattr(error, "message", str(error)).splitlines()[0]
+            message = error.message.splitlines()[0]
             raise Failure(
                 f"{'figures/' if '.typ' in where else ''}{where}: {message}; correct it there (text needs a backslash "
                 "before # $ @ * _ and <), or, if you did not change it, run python -m common.submission anew"
@@ -81,16 +81,12 @@ def collect(folder: Path, target: Path) -> str:
     for source in FIGURES.glob("*.typ"):
         shutil.copy(source, target)
         for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', source.read_text(encoding="utf-8")):
-            script = f"{name[:5]}.py"
             try:
-                content = (folder / name).read_bytes()
-                if name.endswith(".json") and "seed" not in json.loads(content):
+                shutil.copyfile(folder / name, target / name)
+                if name.endswith(".json") and "seed" not in json.loads((target / name).read_bytes()):
                     raise ValueError("no results")
-            except FileNotFoundError as error:
-                raise Failure(f"{name} is missing in {folder}; run python {script}") from error
-            except (ValueError, TypeError) as error:
-                raise Failure(f"{name} cannot be read; run python {script}") from error
-            (target / name).write_bytes(content)
+            except (FileNotFoundError, ValueError, TypeError) as error:
+                raise Failure(f"{name} is missing or not readable in {folder}; run python {name[:5]}.py") from error
     return str(target / "answers.typ")
 
 

@@ -118,13 +118,13 @@ def test_the_student_id_reaches_the_source(folder, source):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("task1.json", None, "task1.json is missing in {folder}; run python task1.py"),
-        ("task2_map.svg", None, "task2_map.svg is missing in {folder}; run python task2.py"),
-        ("task2.json", b"{half", "task2.json cannot be read; run python task2.py"),
-        ("task1.json", b"\xff\xfe", "task1.json cannot be read; run python task1.py"),
-        ("task1.json", b"[]", "task1.json cannot be read; run python task1.py"),
-        ("task1.json", b"7", "task1.json cannot be read; run python task1.py"),
-        ("task1.json", b"{}", "task1.json cannot be read; run python task1.py"),
+        ("task1.json", None, "task1.json is missing or not readable in {folder}; run python task1.py"),
+        ("task2_map.svg", None, "task2_map.svg is missing or not readable in {folder}; run python task2.py"),
+        ("task2.json", b"{half", "task2.json is missing or not readable in {folder}; run python task2.py"),
+        ("task1.json", b"\xff\xfe", "task1.json is missing or not readable in {folder}; run python task1.py"),
+        ("task1.json", b"[]", "task1.json is missing or not readable in {folder}; run python task1.py"),
+        ("task1.json", b"7", "task1.json is missing or not readable in {folder}; run python task1.py"),
+        ("task1.json", b"{}", "task1.json is missing or not readable in {folder}; run python task1.py"),
     ],
 )
 def test_missing_and_unreadable_results_are_one_line_that_names_the_script_and_keeps_the_old_pdf(
