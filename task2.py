@@ -17,7 +17,7 @@ from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest,
 from common.pca import PCA, do_pca, project
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, class_scatter, image_grid, save_figure, styled
 from common.runtime import parse, run, save_results, script_parser
-from common.separation import class_variance, neighbour_separation
+from common.separation import neighbour_separation
 
 COMPONENTS = 10
 NEIGHBOUR_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # dimensions in which nearest neighbours are tried
@@ -27,13 +27,8 @@ SHOWN_POINTS = 3000  # more would hide each other
 
 def describe(array: np.ndarray) -> dict[str, Any]:
     """Return the statistics that 2.1 asks for."""
-    return {
-        "min": array.min().item(),
-        "max": array.max().item(),
-        "mean": array.mean(dtype=np.float64).item(),
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-    }
+    low, high, mean = array.min().item(), array.max().item(), array.mean(dtype=np.float64).item()
+    return {"min": low, "max": high, "mean": mean, "shape": list(array.shape), "dtype": str(array.dtype)}
 
 
 def describe_components(pca: PCA) -> dict[str, Any]:
@@ -62,12 +57,17 @@ def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels
     return [{"classes": difference, "cosine": cosine} for difference, cosine in rows]
 
 
-def between_classes(points: np.ndarray, vectors: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return the share of the variance that lies between the class means: of each component and in all (2.3)."""
-    between, within = class_variance(points, labels)
-    all_between, all_within = (part.sum() for part in class_variance(vectors, labels))
-    shares = between / np.maximum(between + within, TINY)
-    return {"components": shares.tolist(), "all": float(all_between / max(all_between + all_within, TINY))}
+def between_classes(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the share of the variance that lies between the class means: in each dimension [D], and in all (2.3)."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    between, within = np.zeros_like(mean), np.zeros_like(mean)
+    for digit in np.unique(labels):
+        members = vectors[labels == digit].astype(np.float64)
+        weight = len(members) / len(vectors)
+        between += weight * (members.mean(axis=0) - mean) ** 2
+        within += weight * members.var(axis=0)
+    total = between.sum() + within.sum()
+    return between / np.maximum(between + within, TINY), float(between.sum() / max(total, TINY))
 
 
 @styled
@@ -120,8 +120,7 @@ def projection_figure(
     axes.set(xlabel=names[0], ylabel=names[1])
     panels = right.subplots(3, 4, sharex=True, sharey=True).ravel()
     for number, axes in enumerate(panels[:10]):
-        members = points[labels == number]
-        for each, colour in ((points, "0.85"), (members, "#1f3b73")):
+        for each, colour in ((points, "0.85"), (points[labels == number], "#1f3b73")):
             axes.scatter(*each.T, s=0.6, color=colour, linewidths=0, rasterized=True)
         accuracy = accuracy_per_class[number]
         axes.set_title(str(number) if accuracy is None else f"{number} · {accuracy:.0f} %", pad=1)
@@ -150,6 +149,8 @@ def main(options: argparse.Namespace) -> None:
 
     pca = do_pca(vectors)  # 2.3
     points, test_points = (project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors))
+    between_components, _ = between_classes(points[:, :COMPONENTS], labels)
+    _, between_all = between_classes(vectors, labels)
     save_figure(components_figure(pca), options.figures, "task2_components")
 
     separations = [  # 2.4
@@ -175,7 +176,7 @@ def main(options: argparse.Namespace) -> None:
         "components": {
             **describe_components(pca),
             "closest_differences": closest_class_difference(pca.eigenvectors[:, :COMPONENTS].T, vectors, labels),
-            "between_classes": between_classes(points[:, :COMPONENTS], vectors, labels),
+            "between_classes": {"components": between_components.tolist(), "all": between_all},
         },
         "shown_points": len(shown),
         "class_means": {str(k): points[labels == k, :2].mean(axis=0).tolist() for k in np.unique(labels)},

@@ -1,4 +1,4 @@
-"""How well classes separate: nearest neighbours, a linear classifier, confused pairs, variance between the classes."""
+"""How well classes separate: nearest neighbours, a linear classifier, confused pairs."""
 
 from itertools import combinations
 from typing import Any
@@ -58,18 +58,3 @@ def linear_accuracy(known: Vectors, tested: Vectors) -> float:
     deviation[deviation == 0] = 1
     classifier = LogisticRegression(C=0.01, max_iter=1000).fit((known.vectors - mean) / deviation, known.labels)
     return float(100 * classifier.score((tested.vectors - mean) / deviation, tested.labels))
-
-
-def class_variance(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variance of vectors [N, D] that lies between the class means, and that within the classes, each [D].
-
-    Classes are weighted by size, so the sum of the two is the variance of all vectors.
-    """
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    between, within = np.zeros_like(mean), np.zeros_like(mean)
-    for number in np.unique(labels):
-        members = vectors[labels == number].astype(np.float64)
-        weight = len(members) / len(vectors)
-        between += weight * (members.mean(axis=0) - mean) ** 2
-        within += weight * members.var(axis=0)
-    return between, within

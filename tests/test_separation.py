@@ -1,19 +1,10 @@
-"""What is said about the classes: confusions, neighbours, a linear classifier and variance, each by hand as well."""
+"""What is said about the classes: confusions, neighbours and a linear classifier, each by hand as well."""
 
 import numpy as np
 import pytest
 
 from common.data import Vectors
-from common.separation import (
-    accuracy_per_class,
-    class_variance,
-    confused_pairs,
-    confusion,
-    linear_accuracy,
-    neighbour_separation,
-)
-
-EXACT = {"rtol": 1e-9, "atol": 1e-12}
+from common.separation import accuracy_per_class, confused_pairs, confusion, linear_accuracy, neighbour_separation
 
 
 def matrix_of(counts):
@@ -120,19 +111,3 @@ def test_the_linear_classifier_ignores_what_is_constant():
         Vectors(np.concatenate([data.vectors, constant], axis=1), data.labels) for data in 2 * [two_groups([4, 7])]
     )
     assert linear_accuracy(known, tested) == 100
-
-
-def test_class_variance_of_three_numbers_by_hand():
-    # classes {0, 2} and {10}: the means 1 and 10 of weights 2/3 and 1/3 lie 3 and 6 from the mean 4 of all
-    between, within = class_variance(np.array([[0.0], [10], [2]]), np.array([5, 6, 5]))
-    np.testing.assert_allclose(between, [2 / 3 * 9 + 1 / 3 * 36], **EXACT)
-    np.testing.assert_allclose(within, [2 / 3 * 1], **EXACT)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_variance_between_and_within_the_classes_sums_to_all(dtype):
-    rng = np.random.default_rng(0)
-    vectors, labels = (rng.normal(size=(50, 6)) + 3).astype(dtype), rng.integers(0, 10, 50)
-    between, within = class_variance(vectors, labels)
-    np.testing.assert_allclose(between + within, vectors.astype(np.float64).var(axis=0), **EXACT)
-    assert (between > 0).all()

@@ -61,11 +61,24 @@ def test_a_component_is_named_by_the_difference_of_means_of_greatest_cosine():
     ]
 
 
-def test_between_classes_is_a_share_of_each_component_and_of_all_dimensions():
+def test_between_classes_is_a_share_of_each_dimension_and_of_all_by_hand():
     labels = np.array([5, 6, 5])
     vectors = np.array([[0.0, 1], [10, 0], [2, -1]])  # between 18 and 0, within 2/3 and 2/3
-    shares = task2.between_classes(vectors[:, :1], vectors, labels)
-    assert shares == {"components": pytest.approx([18 / (18 + 2 / 3)]), "all": pytest.approx(18 / (18 + 4 / 3))}
+    shares, of_all = task2.between_classes(vectors, labels)
+    np.testing.assert_allclose(shares, [18 / (18 + 2 / 3), 0], **EXACT)
+    assert of_all == pytest.approx(18 / (18 + 4 / 3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_share_between_classes_is_the_variance_left_when_each_vector_is_its_class_mean(dtype):
+    rng = np.random.default_rng(0)
+    vectors, labels = (rng.normal(size=(50, 6)) + 3).astype(dtype), rng.integers(0, 10, 50)
+    exact = vectors.astype(np.float64)
+    means = np.stack([exact[labels == label].mean(axis=0) for label in labels])
+    shares, of_all = task2.between_classes(vectors, labels)
+    np.testing.assert_allclose(shares, means.var(axis=0) / exact.var(axis=0), **EXACT)
+    np.testing.assert_allclose(1 - shares, (exact - means).var(axis=0) / exact.var(axis=0), **EXACT)
+    np.testing.assert_allclose(of_all, means.var(axis=0).sum() / exact.var(axis=0).sum(), **EXACT)
 
 
 def texts(figure):
@@ -191,5 +204,6 @@ def test_the_components_of_the_results_are_the_first_ten(answered):
 
 def test_what_does_not_vary_has_no_share_and_no_cosine():
     same, labels = np.ones((6, 3)), np.array([0, 0, 0, 1, 1, 1])
-    assert task2.between_classes(same, same, labels) == {"components": [0, 0, 0], "all": 0}
+    shares, of_all = task2.between_classes(same, labels)
+    assert (shares.tolist(), of_all) == ([0, 0, 0], 0)
     assert [entry["cosine"] for entry in task2.closest_class_difference(np.eye(3), same, labels)] == [0, 0, 0]
