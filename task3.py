@@ -8,6 +8,7 @@ import io
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,9 @@ class MultilayerPerceptron(nn.Module):
     def __init__(self, size_hidden: int = 100, size_out: int = 10) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {}  # how it was trained
-        self.layers = nn.Sequential(
-            nn.Linear(784, size_hidden),
-            nn.ReLU(),
-            nn.Linear(size_hidden, size_hidden),
-            nn.ReLU(),
-            nn.Linear(size_hidden, size_hidden),
-            nn.ReLU(),
-            nn.Linear(size_hidden, size_hidden),
-            nn.ReLU(),
-            nn.Linear(size_hidden, size_out),
-        )
+        sizes = (784, size_hidden, size_hidden, size_hidden, size_hidden)
+        hidden = [layer for inputs, outputs in pairwise(sizes) for layer in (nn.Linear(inputs, outputs), nn.ReLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(size_hidden, size_out))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Map MNIST vectors [N, 784] to logits [N, size_out]."""
@@ -203,18 +196,16 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
     again = "make a new one with python task3.py"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        version = checkpoint["version"]
-        if version == CHECKPOINT_VERSION:
-            model.load_state_dict(checkpoint["weights"])
-            model.settings = dict(checkpoint["settings"])
+        if checkpoint["version"] != CHECKPOINT_VERSION:
+            raise Failure(f"{path} is of version {checkpoint['version']}, not {CHECKPOINT_VERSION}; {again}")
+        model.load_state_dict(checkpoint["weights"])
+        model.settings = dict(checkpoint["settings"])
     except FileNotFoundError as error:
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
-    except PermissionError:
+    except (Failure, PermissionError):
         raise
     except DAMAGE as error:
         raise Failure(f"{path} is not a checkpoint of this network; {again}") from error
-    if version != CHECKPOINT_VERSION:
-        raise Failure(f"{path} is of version {version}, not {CHECKPOINT_VERSION}; {again}")
     if not all(weights.isfinite().all() for weights in model.parameters()):
         raise Failure(f"{path} holds weights that are not finite; {again}")
     return model.eval()

@@ -7,14 +7,13 @@ features.npz beside the checkpoint. Without a checkpoint the network is trained 
 import argparse
 import webbrowser
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import silhouette_score
 from torch import nn
@@ -58,24 +57,19 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
     return features
 
 
-def centred_means(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the mean of each class that occurs, centred on the mean of all classes, [classes, 2]."""
-    means = np.stack([points[labels == number].mean(axis=0) for number in np.unique(labels)])
-    return means - means.mean(axis=0)
-
-
-def orient(points: np.ndarray, previous: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return points [N, 2] with the order and signs of columns whose class means correlate most with `previous`."""
-    target = centred_means(previous, labels)
-    turned = [points[:, order] * signs for order in ([0, 1], [1, 0]) for signs in product((1, -1), repeat=2)]
-    return max(turned, key=lambda plane: np.sum(centred_means(plane, labels) * target))
-
-
 def resemblance(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> float:
-    """Return the correlation between the class means of two planes, turned to be most alike (4.4)."""
-    means = [centred_means(plane, labels).ravel() for plane in (orient(points, reference, labels), reference)]
-    lengths = np.linalg.norm(means, axis=1)
-    return float(means[0] @ means[1] / max(lengths.prod(), np.finfo(float).tiny))  # 0 where nothing varies
+    """Return the correlation between the class means of two planes [N, 2], 0 where nothing varies (4.4)."""
+    classes = [labels == number for number in np.unique(labels)]
+    means = [np.stack([plane[members].mean(axis=0) for members in classes]) for plane in (points, reference)]
+    centred = [(plane - plane.mean(axis=0)).ravel() for plane in means]  # on the mean of all classes
+    lengths = np.linalg.norm(centred, axis=1)
+    return float(centred[0] @ centred[1] / max(lengths.prod(), np.finfo(float).tiny))
+
+
+def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return points [N, 2] with the order and signs of columns with which they resemble the reference most."""
+    turned = [points[:, order] * signs for order in ([0, 1], [1, 0]) for signs in product((1, -1), repeat=2)]
+    return max(turned, key=lambda plane: resemblance(plane, reference, labels))
 
 
 def measure_separation(
@@ -118,45 +112,35 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
 
 @styled
 def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw each representation in the plane of its first two components [N, 2], and three measures of all (4.3)."""
+    """Draw each representation in the plane of its first two components [N, 2], then three measures of all (4.3)."""
     figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.4))
     for axes, plane, name, measure in zip(all_axes.flat, points, NAMES, measures, strict=False):
         class_scatter(axes, plane, labels)
         axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
         axes.set_axis_off()
-    draw_measures(all_axes.flat[-1], measures)
-    return figure
-
-
-def draw_measures(axes: Axes, measures: Sequence[Mapping[str, Any]]) -> None:
-    """Draw three measures over the representations, with every value and the lines' names at the right."""
+    axes = all_axes[1, 2]
     lines = {
         "linear": ("linear classifier,\nfull space", "black"),
         "neighbours": ("neighbours\nin the plane", SPLIT_COLOURS["test"]),
         "variance": ("variance\nin the plane", "0.45"),
     }
-    values = np.array([[measure[key] for key in lines] for measure in measures])  # [5, 3]
-    heights = np.stack([*(spread(row, 7) for row in values), spread(values[-1], 16)])  # of the numbers, of the names
-    middle = {"fontsize": 7, "va": "center"}
-    box = {"facecolor": "white", "linewidth": 0, "pad": 0.6}
-    for (name, colour), column, height in zip(lines.values(), values.T, heights.T, strict=True):
-        axes.plot(column, color=colour)
-        for place, value in enumerate(column):
-            axes.text(place, height[place], f"{value:.0f}", color=colour, ha="center", bbox=box, **middle)
-        axes.text(len(NAMES) - 0.5, height[-1], name, color=colour, **middle)
+    for key, (_, colour) in lines.items():
+        axes.plot([measure[key] for measure in measures], color=colour)
+    style = {"fontsize": 7, "va": "center", "bbox": {"facecolor": "white", "linewidth": 0, "pad": 0.6}}
+    for place, measure in enumerate(measures):
+        height = name_height = -np.inf
+        for key in sorted(lines, key=measure.get):  # from below, raised as little as needed to stand clear
+            (name, colour), value = lines[key], measure[key]
+            height, name_height = max(value, height + 7), max(value, name_height + 16)
+            axes.text(place, height, f"{value:.0f}", color=colour, ha="center", **style)
+            if measure is measures[-1]:
+                axes.text(place + 0.5, name_height, name, color=colour, **style)
     axes.set_xticks(range(len(NAMES)), [name.removeprefix("layer ") for name in NAMES])
     axes.set(xlim=(-0.6, 7), ylim=(0, 104), yticks=[], title="per cent")
     axes.set_xlabel("layer", x=0.41)
     axes.spines.left.set_visible(False)
     axes.spines.bottom.set_bounds(-0.4, len(NAMES) - 0.6)
-
-
-def spread(values: np.ndarray, gap: float) -> np.ndarray:
-    """Raise values [N] as little as needed for any two to lie `gap` apart."""
-    order, steps = np.argsort(values), gap * np.arange(len(values))
-    raised = np.empty(len(values))
-    raised[order] = np.maximum.accumulate(values[order] - steps) + steps
-    return raised
+    return figure
 
 
 @styled
@@ -187,9 +171,8 @@ def main(options: argparse.Namespace) -> None:
         np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
     spaces = [test_data.vectors, *features]  # 4.2
     pcas = [do_pca(vectors) for vectors in spaces]
-    points = [project(vectors, pca) for vectors, pca in zip(spaces, pcas, strict=True)]
-    for k in range(1, len(points)):
-        points[k] = orient(points[k], points[k - 1], labels)
+    planes = [project(vectors, pca) for vectors, pca in zip(spaces, pcas, strict=True)]
+    points = list(accumulate(planes, lambda previous, plane: orient(plane, previous, labels)))
     measures = [  # 4.3, 4.4
         measure_separation(*space, labels, options.seed)
         for space in tqdm(list(zip(spaces, pcas, points, strict=True)), "separation", leave=False, disable=None)
@@ -217,7 +200,7 @@ def main(options: argparse.Namespace) -> None:
         "shapes": [list(array.shape) for array in features],
         "names": NAMES,
         "separation": measures,
-        "resemblance": [resemblance(plane, points[0], labels) for plane in points],
+        "resemblance": [resemblance(orient(plane, points[0], labels), points[0], labels) for plane in points],
         "shifted_accuracy": shifted,
     }
     save_results(options, "task4", results)

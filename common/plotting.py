@@ -84,40 +84,26 @@ def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, size: floa
     """Scatter points [N, 2] in the colours of their classes [N], at the same scale in both directions.
 
     The points lie in the order given; make it random, or the last class hides the others. Each class has an ellipse
-    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim.
+    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim: far from
+    the middle of all, and clear of the numbers before it.
     """
     axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=size, linewidths=0, rasterized=True)
     turn = np.linspace(0, 2 * np.pi, 73)
     circle = np.sqrt(2 * np.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # [2, 73]
-    rims = {}
+    places = [points.mean(axis=0)]  # of the middle, then of the numbers
+    room = np.ptp(points, axis=0).max() / 10  # about two numbers wide
+    style = {"fontsize": 7, "fontweight": "bold", "ha": "center", "va": "center", "zorder": 3}
     for number in np.unique(labels):
-        members = points[labels == number]
+        members, colour = points[labels == number], CLASS_COLOURS[number]
         if len(members) > 1:
             values, vectors = np.linalg.eigh(np.cov(members.T))
-            rims[number] = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
-            axes.plot(*rims[number].T, color=CLASS_COLOURS[number], path_effects=HALO)
-    for number, place in label_places(rims).items():
-        chip = {"boxstyle": "circle,pad=0.12", "facecolor": CLASS_COLOURS[number], "edgecolor": "white"}
-        style = {"color": text_colour(CLASS_COLOURS[number]), "fontweight": "bold", "ha": "center", "va": "center"}
-        axes.text(*place, str(number), fontsize=7, bbox={**chip, "linewidth": 0.6}, zorder=3, **style)
+            rim = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
+            axes.plot(*rim.T, color=colour, path_effects=HALO)
+            distances = np.stack([np.linalg.norm(rim - place, axis=1) for place in places])  # [places, 73]
+            places.append(rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))])
+            chip = {"boxstyle": "circle,pad=0.12", "facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
+            axes.text(*places[-1], str(number), color=text_colour(colour), bbox=chip, **style)
     axes.set_aspect("equal", adjustable="datalim")
-
-
-def label_places(rims: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Choose a point of each rim [K, 2] for its label: clear of the other labels and rims, and far from the middle."""
-    places = {number: rim[0] for number, rim in rims.items()}
-    if len(rims) < 2:
-        return places
-    everything = np.concatenate([*rims.values()])
-    middle, size = everything.mean(axis=0), np.ptp(everything, axis=0).max()
-    for number, rim in 5 * [*rims.items()]:  # each label in turn gives way to the others
-        labels = np.stack([place for key, place in places.items() if key != number])
-        lines = np.concatenate([line for key, line in rims.items() if key != number])
-        to_labels, to_lines = (np.linalg.norm(rim[:, None] - each, axis=2).min(axis=1) for each in (labels, lines))
-        outward = np.linalg.norm(rim - middle, axis=1)
-        score = 4 * to_labels.clip(max=size / 7) + 2 * to_lines.clip(max=size / 12) + outward
-        places[number] = rim[score.argmax()]
-    return places
 
 
 def text_colour(background: str | np.ndarray) -> str:

@@ -126,8 +126,13 @@ def test_each_class_has_its_colour_and_its_number_on_the_rim():
 def test_labels_of_classes_on_one_another_are_kept_apart():
     turn = np.linspace(0, 2 * np.pi, 73)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    places = list(plotting.label_places({number: circle + 0.01 * number for number in range(4)}).values())
-    assert min(np.linalg.norm(first - second) for first, second in combinations(places, 2)) > 0.25
+    axes = plt.figure().subplots()
+    points = np.concatenate([circle + 0.01 * number for number in range(4)])
+    plotting.class_scatter(axes, points, np.repeat(np.arange(4), len(circle)))
+    places = [np.array(text.get_position()) for text in axes.texts]
+    radius = np.ptp(axes.lines[0].get_xdata()) / 2
+    assert len(places) == 4
+    assert min(np.linalg.norm(first - second) for first, second in combinations(places, 2)) > 0.25 * radius
 
 
 def test_text_is_legible_on_its_background():

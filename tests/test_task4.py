@@ -5,6 +5,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import sklearn.decomposition
@@ -16,7 +17,7 @@ from common.checks import Failure
 from common.data import Images, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
 from task3 import MultilayerPerceptron, load_checkpoint, predict, predict_probabilities, save_checkpoint
-from task4 import extract_features, measure_separation, orient, shifted_accuracy
+from task4 import extract_features, measure_separation, orient, resemblance, shifted_accuracy
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of single precision
 
@@ -105,10 +106,10 @@ def test_a_reflected_or_swapped_plane_is_turned_back(order, signs):
 def test_the_resemblance_is_the_correlation_of_class_means_once_they_are_turned():
     reference, plane = np.array([[-1.0, 0], [0, 0], [1, 0]]), np.array([[-1.0, 1], [0, -2], [1, 1]])
     labels = np.array([2, 4, 9])
-    assert task4.resemblance(plane, reference, labels) == pytest.approx(0.5)  # 2 / √(2 × 8)
+    assert resemblance(plane, reference, labels) == pytest.approx(0.5)  # 2 / √(2 × 8)
     turned = 7 * plane[:, ::-1] * [-1, 1] + [3, 4]
-    assert task4.resemblance(turned, reference, labels) == pytest.approx(0.5)
-    assert task4.resemblance(turned, plane, labels) == pytest.approx(1)
+    assert resemblance(orient(turned, reference, labels), reference, labels) == pytest.approx(0.5)
+    assert resemblance(orient(turned, plane, labels), plane, labels) == pytest.approx(1)
 
 
 # 4.3 The separation
@@ -223,9 +224,17 @@ def test_the_labels_decide_what_is_right():
 # The figures
 
 
-def test_numbers_are_raised_as_little_as_needed_to_stand_apart():
-    assert task4.spread(np.array([50.0, 10, 48, 49]), 7).tolist() == [62, 10, 48, 55]
-    assert task4.spread(np.array([30.0, 10, 20]), 7).tolist() == [30, 10, 20]
+@pytest.mark.parametrize(
+    ("values", "numbers", "names"),
+    [((50, 48, 49), (62, 48, 55), (80, 48, 64)), ((30, 10, 20), (30, 10, 20), (42, 10, 26)), ((90, 45, 18),) * 3],
+)
+def test_numbers_and_names_are_raised_as_little_as_needed_to_stand_apart(values, numbers, names):
+    keys = ("linear", "neighbours", "variance")
+    figure = task4.features_figure([np.ones((1, 2))], np.zeros(1, int), [dict(zip(keys, values, strict=True))])
+    heights = {text.get_text().split()[0]: text.get_position()[1] for text in figure.axes[5].texts}
+    assert [heights[str(value)] for value in values] == list(numbers)
+    assert [heights[key] for key in keys] == list(names)
+    plt.close("all")
 
 
 def measures_of(count):
@@ -325,7 +334,7 @@ def test_the_halves_of_the_results_follow_the_seed(answered):
 def test_each_plane_is_compared_with_that_of_the_pixels(answered):
     results, *_, page, _ = answered
     planes, labels = [plane for _, plane, _ in page[1]], page[3]
-    expected = [task4.resemblance(plane, planes[0], labels) for plane in planes]
+    expected = [resemblance(orient(plane, planes[0], labels), planes[0], labels) for plane in planes]
     assert results["resemblance"] == pytest.approx(expected)
     assert results["resemblance"][0] == pytest.approx(1)
     assert min(results["resemblance"]) < 1
@@ -363,4 +372,4 @@ def test_each_plane_is_turned_to_resemble_the_one_before(answered):
 
 
 def test_planes_without_variation_do_not_resemble_each_other():
-    assert task4.resemblance(np.ones((4, 2)), np.ones((4, 2)), np.array([0, 0, 1, 1])) == 0
+    assert resemblance(np.ones((4, 2)), np.ones((4, 2)), np.array([0, 0, 1, 1])) == 0
