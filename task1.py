@@ -302,11 +302,9 @@ def parse_options() -> argparse.Namespace:
     help_text = "units of each hidden layer, for example 30 30 30 30"
     parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
     add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
-    help_text = "only this run, without the experiments on depth, initialization and normalization"
-    parser.add_argument("--no-studies", action="store_true", help=help_text)
-    help_text = "only check the gradients, of this solution or of the one in FILE"
+    parser.add_argument("--no-studies", action="store_true", help="leave out the studies of depth and normalization")
     file = {"nargs": "?", "type": Path, "const": Path(__file__), "metavar": "FILE"}
-    parser.add_argument("--check-gradients", **file, help=help_text)
+    parser.add_argument("--check-gradients", **file, help="only check the gradients, of this solution or of FILE")
     return parse(parser)
 
 
