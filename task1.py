@@ -298,10 +298,10 @@ def run_studies(options: argparse.Namespace) -> None:
 def parse_options() -> argparse.Namespace:
     """Parse the flags of task 1."""
     parser = script_parser(__doc__)
+    add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     channels = {"type": positive_int, "nargs": "+", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
     help_text = "units of each hidden layer, for example 30 30 30 30"
     parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
-    add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     parser.add_argument("--no-studies", action="store_true", help="leave out the studies of depth and normalization")
     file = {"nargs": "?", "type": Path, "const": Path(__file__), "metavar": "FILE"}
     parser.add_argument("--check-gradients", **file, help="only check the gradients, of this solution or of FILE")
@@ -323,8 +323,7 @@ def main(options: argparse.Namespace) -> None:
     history = train(mlp, data, options.epochs, options.batch_size, options.learning_rate, options.seed, report)  # 1.2
     accuracy = float((mlp.forward(data.x_test).argmax(axis=1) == data.y_test).mean() * 100)
     print(f"test accuracy {accuracy:.2f} %")
-    figure = training_figure(history, mlp.forward, data.x_test, data.y_test)  # 1.3
-    save_figure(figure, options.figures, "task1_loss")
+    save_figure(training_figure(history, mlp.forward, data.x_test, data.y_test), options.figures, "task1_loss")  # 1.3
     settings = ("hidden_channels", "epochs", "batch_size", "learning_rate")
     results = {
         "gradient_check": gradients.network_errors(MLP(seed=options.seed), data.x_train[:8], data.y_train[:8]),  # 1.1

@@ -19,6 +19,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from sklearn.metrics import confusion_matrix
 from torch import nn
 from tqdm import tqdm
 
@@ -26,11 +27,12 @@ from common import runtime
 from common.checks import Failure, check_labels, check_shape
 from common.data import Images, Vectors, convert_mnist_to_vectors, digest, load_data
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, draw_cells, draw_history, image_grid, save_figure, styled
-from common.separation import accuracy_per_class, confused_pairs, confusion
+from common.separation import accuracy_per_class, confused_pairs
 
 EPOCHS = 10
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
+DEFAULTS = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
 LARGE_BATCH = 256  # shows where the time of a step goes
 CHECKPOINT_VERSION = 2
 # What torch.load raises for files that are not what they should be
@@ -138,18 +140,8 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
     return model(torch.as_tensor(vectors, dtype=torch.float32).to(device)).softmax(dim=1).cpu().numpy()
 
 
-def predict(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
-    """Return the class that the network gives to each of the vectors [N, 784], int64 [N]."""
-    return predict_probabilities(model, vectors).argmax(axis=1)
-
-
 def train_and_save(
-    images: Images,
-    test_data: Vectors,
-    options: argparse.Namespace,
-    epochs: int = EPOCHS,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float = LEARNING_RATE,
+    images: Images, test_data: Vectors, options: argparse.Namespace, settings: Mapping[str, Any] = DEFAULTS
 ) -> tuple[MultilayerPerceptron, History]:
     """Train a new network with the seed, on the device and to the checkpoint that the flags name.
 
@@ -162,19 +154,19 @@ def train_and_save(
     device = runtime.choose_device(options.device)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
-    known = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": options.seed, "data": digest(images)}
+    known = {**settings, "seed": options.seed, "data": digest(images)}
     count = min(len(images.labels), len(test_data.labels))
     print(f"device {device}; train loss and accuracy are of the first {count:,} train images, test of all", flush=True)
 
     def report(epoch: int, history: History) -> None:
         last = {name: values[-1] for name, values in history.items()}
         line = "train loss {train_loss:.4f}, {train_accuracy:.2f} %  test loss {test_loss:.4f}, {test_accuracy:.2f} %"
-        tqdm.write(f"epoch {epoch:2}/{epochs}  {line.format(**last)}  {last['seconds']:.2f} s")
-        model.settings = {"epochs": epoch, **known}
+        tqdm.write(f"epoch {epoch:2}/{settings['epochs']}  {line.format(**last)}  {last['seconds']:.2f} s")
+        model.settings = known | {"epochs": epoch}
         save_checkpoint(model, options.checkpoint)
 
     train_data = convert_mnist_to_vectors(images)
-    return model, train(model, train_data, test_data, epochs, batch_size, learning_rate, options.seed, report)
+    return model, train(model, train_data, test_data, **settings, seed=options.seed, report=report)
 
 
 def save_checkpoint(model: MultilayerPerceptron, path: Path) -> None:
@@ -264,13 +256,13 @@ def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the pieces of 3.1 and 3.2."""
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
     test_data = convert_mnist_to_vectors(test_images)
-    settings = {"epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.learning_rate}
-    model, history = train_and_save(train_images, test_data, options, **settings)
+    settings = {name: getattr(options, name) for name in DEFAULTS}
+    model, history = train_and_save(train_images, test_data, options, settings)
     seconds = history.pop("seconds")
 
     probabilities = predict_probabilities(model, test_data.vectors)
     predicted = probabilities.argmax(axis=1)
-    matrix = confusion(test_data.labels, predicted)
+    matrix = confusion_matrix(test_data.labels, predicted, labels=range(10))
     pairs = confused_pairs(matrix)
     wrong = np.flatnonzero(predicted != test_data.labels)
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:10]]

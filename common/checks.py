@@ -1,17 +1,15 @@
 """Argument checks, and the error that a user can fix."""
 
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
-
-Saved = TypeVar("Saved")
 
 
 class Failure(ValueError):
     """An error that the user can fix: the message is one line that says what is wrong and what to do."""
 
 
-def saved_by_forward(saved: Saved | None) -> Saved:
+def saved_by_forward(saved: Any) -> Any:
     """Return what a forward pass saved for the backward pass; raise ValueError when there was none."""
     if saved is None:
         raise ValueError("backward came before a forward pass with remember=True; call that first")

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -66,16 +67,14 @@ def bayes_limit(noise: float) -> tuple[float, float]:
     """
     angle = (np.arange(1000) + 0.5) * np.pi / 1000
     step = noise / 4
-    x, y = (np.arange(low - 6 * noise, high + 6 * noise, step) for low, high in ((-1, 2), (-0.5, 1)))
-
-    def normal(distance: np.ndarray) -> np.ndarray:
-        return np.exp(-((distance / noise) ** 2) / 2) / (noise * math.sqrt(2 * math.pi))
-
-    sums = [normal(x[:, None] - arc[:, 0]) @ normal(y[:, None] - arc[:, 1]).T for arc in half_circles(angle)]
-    densities = np.maximum(np.array(sums) / len(angle), np.finfo(float).tiny)  # [2, x, y]
+    axes = [np.arange(low - 6 * noise, high + 6 * noise, step) for low, high in ((-1, 2), (-0.5, 1))]
+    densities = []
+    for arc in half_circles(angle):
+        across, up = (np.exp(-(((axes[k][:, None] - arc[:, k]) / noise) ** 2) / 2) for k in (0, 1))
+        densities.append(across @ up.T / (len(angle) * 2 * np.pi * noise**2))
+    densities = np.maximum(densities, np.finfo(float).tiny)  # [2, x, y]
     loss = (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2
-    accuracy = densities.max(axis=0).sum() * step**2 / 2
-    return float(loss), float(100 * accuracy)
+    return float(loss), float(100 * densities.max(axis=0).sum() * step**2 / 2)
 
 
 class Images(NamedTuple):
@@ -170,25 +169,22 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 
 def _read_official(name: str) -> bytes:
-    """Return the content of an official archive: the bundled one, or else the one that torchvision downloads once."""
-    bundled = BUNDLED / f"{name}.gz"
-    if content := _verified(bundled):
-        return content
+    """Return the content of the first official archive whose MD5 sum is right."""
+    for archive in _official_archives(name):
+        with suppress(OSError):
+            content = archive.read_bytes()
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[name]:
+                return zlib.decompress(content, wbits=31)
+    advice = f"restore it, delete {archive.parents[2]} and try again, or name a folder with the files in MNIST_DIR"
+    raise Failure(f"{BUNDLED / archive.name} is missing or damaged, and a good copy could not be downloaded; {advice}")
+
+
+def _official_archives(name: str) -> Iterator[Path]:
+    """Yield where an official archive may be: in the project, then where torchvision keeps what it downloads once."""
+    yield BUNDLED / f"{name}.gz"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
     from torchvision.datasets import MNIST
 
     with redirect_stdout(io.StringIO()), suppress(Exception):  # whatever it says, the check sum decides
         MNIST(str(cache), download=True)
-    if content := _verified(cache / "MNIST" / "raw" / bundled.name):
-        return content
-    advice = f"restore it, delete {cache} and try again, or name a folder with the files in MNIST_DIR"
-    raise Failure(f"{bundled} is missing or damaged, and a good copy could not be downloaded; {advice}")
-
-
-def _verified(archive: Path) -> bytes | None:
-    """Return the content of an archive whose MD5 sum is the official one, else None."""
-    with suppress(OSError):
-        content = archive.read_bytes()
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[archive.stem]:
-            return zlib.decompress(content, wbits=31)
-    return None
+    yield cache / "MNIST" / "raw" / f"{name}.gz"

@@ -16,11 +16,8 @@ from matplotlib.figure import Figure
 from common.runtime import replacing
 
 PAGE_WIDTH = 6.6  # inches between the margins of the answers
-# matplotlib's petroff10, assigned so that digits that are easily confused have colours that are not
-CLASS_COLOURS = (
-    *("#94a4a2", "#a96b59", "#3f90da", "#ffa90e", "#92dadb"),
-    *("#832db6", "#e76300", "#b9ac70", "#bd1f01", "#717581"),
-)
+# Assigned so that digits that are easily confused have colours that are not
+CLASS_COLOURS = [mpl.colors.to_hex(mpl.color_sequences["petroff10"][k]) for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)]
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 MOON_COLOURS = ("#009e73", "#cc79a7")
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
@@ -80,14 +77,14 @@ def label_end(axes: Axes, x: float, y: float, text: str, colour: str, above: boo
     axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
 
 
-def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, size: float = 2) -> None:
+def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """Scatter points [N, 2] in the colours of their classes [N], at the same scale in both directions.
 
     The points lie in the order given; make it random, or the last class hides the others. Each class has an ellipse
     that holds half of a normal distribution of its mean and covariance, with the class's number on its rim: far from
     the middle of all, and clear of the numbers before it.
     """
-    axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=size, linewidths=0, rasterized=True)
+    axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=2, linewidths=0, rasterized=True)
     turn = np.linspace(0, 2 * np.pi, 73)
     circle = np.sqrt(2 * np.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # [2, 73]
     places = [points.mean(axis=0)]  # of the middle, then of the numbers

@@ -1,19 +1,13 @@
-"""How well classes separate: nearest neighbours, a linear classifier, confused pairs."""
+"""How well classes separate: nearest neighbours, and what a confusion matrix [true class, predicted class] shows."""
 
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 
 from common.data import Vectors
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return how many examples of each class (row) were given each label (column), int64 [10, 10]."""
-    return confusion_matrix(labels, predicted, labels=range(10))
 
 
 def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
@@ -44,17 +38,9 @@ def neighbour_separation(known: Vectors, tested: Vectors) -> dict[str, Any]:
     # A tree is quicker in few dimensions, comparing all pairs is in many; both are exact.
     algorithm = "kd_tree" if known.vectors.shape[1] <= 5 else "brute"
     classifier = KNeighborsClassifier(min(10, len(known.labels)), algorithm=algorithm).fit(*known)
-    matrix = confusion(tested.labels, classifier.predict(tested.vectors))
+    matrix = confusion_matrix(tested.labels, classifier.predict(tested.vectors), labels=range(10))
     return {
         "accuracy": float(100 * np.trace(matrix) / len(tested.labels)),
         "accuracy_per_class": accuracy_per_class(matrix),
         "pairs": confused_pairs(matrix),
     }
-
-
-def linear_accuracy(known: Vectors, tested: Vectors) -> float:
-    """Return the accuracy in per cent on `tested` of logistic regression, standardized by and fitted to `known`."""
-    mean, deviation = known.vectors.mean(axis=0), known.vectors.std(axis=0)
-    deviation[deviation == 0] = 1
-    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((known.vectors - mean) / deviation, known.labels)
-    return float(100 * classifier.score((tested.vectors - mean) / deviation, tested.labels))

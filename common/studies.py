@@ -1,7 +1,7 @@
 """The experiments of task 1 beyond its own run: depth and first weights (sheet, 1.4), and normalization (5).
 
 A study trains variants of the network on the moons, each with several seeds: `train_all` returns the losses as one
-array, `summarize` a row per variant for the results. The caller brings its network and its training routine.
+array, `summarize` a row per variant for the results. `network` and `train` are task 1's `MLP` and `train`.
 """
 
 import math
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -29,7 +30,6 @@ SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
 DEEPEST = 12  # the network whose first weights and normalization are studied
-RATES = (0.05, 0.5)
 TURNED = 1.25  # a test loss has turned around when it ends above this multiple of its minimum
 # Of the first weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
@@ -38,8 +38,6 @@ INITIALIZATIONS = {
     "small": (0.1, "#41b6c4", r"$\mathcal{N}(0, 0.1^2)$"),
 }
 TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a depth study
-Network = Callable[..., Any]  # task 1's MLP
-Train = Callable[..., dict[str, list[float]]]  # task 1's train
 Arrays = tuple[np.ndarray, np.ndarray]  # losses and errors
 
 
@@ -65,12 +63,12 @@ STUDIES: dict[str, list[Variant]] = {  # the longest runs of a study last
     "normalization": [  # of whole batches: the statistics of a last batch of few points are noise
         Variant(DEEPEST, points=800, weight_std=1.0, normalization=method, learning_rate=rate)
         for method in (None, "batch", "layer")
-        for rate in RATES
+        for rate in (0.05, 0.5)
     ],
 }
 
 
-def train_variant(network: Network, train: Train, variant: Variant, seed: int) -> Arrays:
+def train_variant(network: Callable, train: Callable, variant: Variant, seed: int) -> Arrays:
     """Train one network; return its losses [2, epochs], train and test, and its errors on the test split [2].
 
     The errors are the number of wrong test points and their share of the test loss, at the end. All values from an
@@ -101,7 +99,7 @@ def scale_weights(mlp: Any, std: float | None) -> None:
             layer.weight *= std / math.sqrt(2 / layer.weight.shape[1])
 
 
-def train_all(network: Network, train: Train, variants: Sequence[Variant], seed: int, label: str) -> Arrays:
+def train_all(network: Callable, train: Callable, variants: Sequence[Variant], seed: int, label: str) -> Arrays:
     """Train variants with `SEEDS` seeds each; return losses [variants, seeds, 2, epochs], errors [variants, seeds, 2].
 
     The runs share the cores; the last variants are started first. Raises `Failure` when a worker process dies.
@@ -223,20 +221,15 @@ def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
     axes.set(title="final loss", xlabel="hidden layers", xticks=depths, xlim=(-0.6, 12.6))
 
 
-def gradient_norms(network: Network, seed: int) -> np.ndarray:
+def gradient_norms(network: Callable, seed: int) -> np.ndarray:
     """Return norms [initializations, 2, seeds, 13] in the linear layers of new networks of twelve hidden layers.
 
     The first of the two is the norm of ∂L/∂f, which arrives at the output of the layer, the second that of ∂L/∂W.
     """
 
-    def record(layer: Any, arrived: list[float]) -> None:
-        backward = layer.backward
-
-        def recorded(gradient: np.ndarray) -> np.ndarray:
-            arrived.insert(0, np.linalg.norm(gradient))
-            return backward(gradient)
-
-        layer.backward = recorded
+    def record(backward: Callable, gradient: np.ndarray) -> np.ndarray:
+        arrived.insert(0, np.linalg.norm(gradient))
+        return backward(gradient)
 
     norms = np.empty((len(INITIALIZATIONS), 2, SEEDS, DEEPEST + 1))
     for kind, (std, _, _) in enumerate(INITIALIZATIONS.values()):
@@ -245,7 +238,7 @@ def gradient_norms(network: Network, seed: int) -> np.ndarray:
             scale_weights(mlp, std)
             linear, arrived = [layer for layer in mlp.layers if hasattr(layer, "weight")], []
             for layer in linear:
-                record(layer, arrived)
+                layer.backward = partial(record, layer.backward)
             data = moons(256, 2, seed=seed + number)
             mlp.loss(data.x_train, data.y_train)
             mlp.backward()

@@ -40,9 +40,8 @@ def run_tasks(options: argparse.Namespace) -> None:
     flags = {"task1": [], "task2": data, "task3": data + model, "task4": data + model}
     for task, own in flags.items():
         print(f"== {task}.py", flush=True)
-        finished = subprocess.run([sys.executable, str(ROOT / f"{task}.py"), *shared, *own], check=False)
-        if finished.returncode:
-            raise SystemExit(finished.returncode)
+        if status := subprocess.call([sys.executable, str(ROOT / f"{task}.py"), *shared, *own]):
+            raise SystemExit(status)
 
 
 def typeset(folder: Path, author: str | None = None, student_id: str | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from common.data import Images, Vectors, convert_mnist_to_vectors, moons
 from common.normalization import BatchNorm, LayerNorm
 from common.pca import do_pca
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
-from task3 import MultilayerPerceptron, batch_accuracy, class_label, predict, train
+from task3 import MultilayerPerceptron, batch_accuracy, class_label, predict_probabilities, train
 from task4 import extract_features
 
 ONES = np.ones((4, 3))
@@ -132,7 +132,7 @@ def test_training_refuses_data_of_another_kind(split, width, labels):
         train(MultilayerPerceptron(), *((bad, good) if split == "train" else (good, bad)))
 
 
-@pytest.mark.parametrize("function", [predict, extract_features])
+@pytest.mark.parametrize("function", [predict_probabilities, extract_features])
 def test_the_network_refuses_vectors_of_another_length(function):
     with pytest.raises(ValueError, match=r"\[N, 784\]"):
         function(MultilayerPerceptron(), np.zeros((2, 28), np.float32))

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -190,11 +189,11 @@ def submit(monkeypatch, source):
     def command(*flags, task=lambda words: 0):
         commands = []
 
-        def run_task(words, **settings):
+        def run_task(words):
             commands.append(words)
-            return SimpleNamespace(returncode=task(words))
+            return task(words)
 
-        monkeypatch.setattr(subprocess, "run", run_task)
+        monkeypatch.setattr(subprocess, "call", run_task)
         monkeypatch.setattr(sys, "argv", ["submission.py", *map(str, flags)])
         status = 0
         try:

@@ -15,11 +15,11 @@ from common.checks import Failure
 from common.data import Images, Vectors, convert_mnist_to_vectors, digest, load_data
 from common.runtime import choose_device
 from task3 import (
+    DEFAULTS,
     MultilayerPerceptron,
     batch_accuracy,
     class_label,
     load_checkpoint,
-    predict,
     predict_probabilities,
     save_checkpoint,
     time_large_batches,
@@ -96,7 +96,7 @@ def test_predictions_are_the_largest_logits_for_any_real_dtype():
     expected = model(torch.tensor(vectors, dtype=torch.float32)).argmax(1).numpy()
     assert len(set(expected)) > 1
     for dtype in (np.float32, np.float64, np.int64, np.int8):
-        predicted = predict(model, vectors.astype(dtype))
+        predicted = predict_probabilities(model, vectors.astype(dtype)).argmax(axis=1)
         assert predicted.dtype == np.int64
         assert np.array_equal(predicted, expected)
 
@@ -248,7 +248,7 @@ def test_a_checkpoint_restores_the_network_and_its_settings(tmp_path):
 
 
 def test_the_checkpoint_says_how_and_on_what_its_network_was_trained(images, options, capsys):
-    model, history = train_and_save(images, blobs(30), options, epochs=2, batch_size=8, learning_rate=1e-3)
+    model, history = train_and_save(images, blobs(30), options, {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
     saved = load_checkpoint(options.checkpoint)
     settings = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "seed": 7, "data": digest(images)}
     assert saved.settings == model.settings == settings
@@ -262,12 +262,12 @@ def test_the_checkpoint_says_how_and_on_what_its_network_was_trained(images, opt
 
 
 def test_of_fewer_train_images_than_test_images_all_are_named(images, options, capsys):
-    train_and_save(images, blobs(50), options, epochs=1)
+    train_and_save(images, blobs(50), options, DEFAULTS | {"epochs": 1})
     assert "of the first 40 train images" in capsys.readouterr().out
 
 
 def test_training_from_the_command_line_follows_the_flags(images, options):
-    model, _ = train_and_save(images, blobs(30), options, epochs=2, batch_size=8, learning_rate=1e-3)
+    model, _ = train_and_save(images, blobs(30), options, {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3})
     plain = new_network(options.seed)
     plain_loop(plain, convert_mnist_to_vectors(images), 2, 8, 1e-3, options.seed)
     for ours, expected in zip(model.parameters(), plain.parameters(), strict=True):
@@ -283,7 +283,7 @@ def test_an_interruption_leaves_the_network_of_the_last_full_epoch(images, optio
     permutation, epochs = torch.arange(40), iter((1, 2))
     monkeypatch.setattr(torch, "randperm", lambda count, generator: interrupt(next(epochs)))
     with pytest.raises(KeyboardInterrupt):
-        train_and_save(images, blobs(30), options, epochs=3)
+        train_and_save(images, blobs(30), options, DEFAULTS | {"epochs": 3})
     assert load_checkpoint(options.checkpoint).settings["epochs"] == 1
 
 
@@ -296,7 +296,7 @@ def test_a_network_that_validates_to_no_number_never_replaces_a_checkpoint(cause
     else:
         test_data.vectors[29] = np.inf
     with pytest.raises(Failure, match="epoch 1, step 1; take a smaller"):
-        train_and_save(images, test_data, options, batch_size=40, learning_rate=learning_rate)
+        train_and_save(images, test_data, options, DEFAULTS | {"batch_size": 40, "learning_rate": learning_rate})
     assert options.checkpoint.read_bytes() == b"earlier"
 
 
@@ -426,7 +426,7 @@ def answered(small_mnist, tmp_path_factory):
     paths = {"data_dir": small_mnist, "figures": folder, "checkpoint": folder / "mlp.pt"}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task3, "train", lambda *arguments: {**train(*arguments), "seconds": [9.0, 1.0, 2.5]})
+        patch.setattr(task3, "train", lambda *data, **flags: {**train(*data, **flags), "seconds": [9.0, 1.0, 2.5]})
         patch.setattr(task3, "time_large_batches", lambda model, train_data, test_data: 0.125)
         patch.setattr(task3, "training_figure", lambda history, matrix, pairs: None)
         patch.setattr(task3, "image_grid", lambda rows, titles, size: shown.extend((rows[0], titles)))
@@ -456,7 +456,7 @@ def test_the_results_confuse_what_the_network_of_the_checkpoint_confuses(answere
     results, network, *_ = answered
     vectors, labels = convert_mnist_to_vectors(load_data(False, small_mnist))
     matrix = np.zeros((10, 10), int)
-    np.add.at(matrix, (labels, predict(network, vectors)), 1)
+    np.add.at(matrix, (labels, predict_probabilities(network, vectors).argmax(axis=1)), 1)
     assert results["confusion"] == matrix.tolist()
     assert results["history"]["test_accuracy"][-1] == pytest.approx(100 * np.trace(matrix) / 300)
     assert results["accuracy_per_class"][4] == pytest.approx(100 * matrix[4, 4] / (labels == 4).sum())
