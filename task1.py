@@ -277,7 +277,7 @@ def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.
 
 
 def run_studies(options: argparse.Namespace) -> None:
-    """Train networks of other depths (1.4), first weights and normalizations (5); save results and figures."""
+    """Train networks of other depths (1.4), initializations and normalizations (5); save results and figures."""
     losses, rows = {}, {}
     for name, variants in studies.STUDIES.items():
         losses[name], errors = studies.train_all(MLP, train, variants, options.seed, name.replace("_", " "))
@@ -291,7 +291,7 @@ def run_studies(options: argparse.Namespace) -> None:
     save_figure(studies.normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
     settings = {"seeds": studies.SEEDS, "width": studies.WIDTH, "turned": studies.TURNED, "batch_size": BATCH_SIZE}
     means = dict(zip(studies.INITIALIZATIONS, norms.mean(axis=2).tolist(), strict=True))
-    results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms": means, **rows}
+    results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means, **rows}
     save_results(options, "task1_studies", results)
 
 

@@ -124,7 +124,8 @@ def check_enough(labels: np.ndarray) -> None:
     """Raise `Failure` unless there are two classes and ten images of each that occurs, as statistics need."""
     counts = np.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or counts.min() < 10:
-        raise Failure(f"only {counts.min()} of one class are too few for statistics; give two classes, ten images each")
+        found = f"{len(counts)} classes of {counts.min()} images or more"
+        raise Failure(f"{found} are too few for statistics; give two of ten images or more")
 
 
 def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> Images:
@@ -169,18 +170,18 @@ def _read_file(folder: Path, name: str) -> bytes:
 
 
 def _read_official(name: str) -> bytes:
-    """Return the content of the first official archive whose MD5 sum is right."""
+    """Return the content of the first official archive whose MD5 sum is right; raise `Failure` if there is none."""
     for archive in _official_archives(name):
         with suppress(OSError):
             content = archive.read_bytes()
             if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[name]:
                 return zlib.decompress(content, wbits=31)
-    advice = f"restore it, delete {archive.parents[2]} and try again, or name a folder with the files in MNIST_DIR"
+    advice = f"restore it, or delete {archive.parents[2]} and try again, or name a folder with the files in MNIST_DIR"
     raise Failure(f"{BUNDLED / archive.name} is missing or damaged, and a good copy could not be downloaded; {advice}")
 
 
 def _official_archives(name: str) -> Iterator[Path]:
-    """Yield where an official archive may be: in the project, then where torchvision keeps what it downloads once."""
+    """Yield the paths to try: the bundled archive, then torchvision's in the user's cache, downloaded if need be."""
     yield BUNDLED / f"{name}.gz"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
     from torchvision.datasets import MNIST

@@ -23,7 +23,7 @@ from bokeh.resources import Resources
 from bokeh.transform import linear_cmap
 from PIL import Image
 
-from common.plotting import CLASS_COLOURS
+from common.plotting import CLASS_COLOURS, text_colour
 from common.runtime import replacing
 
 Space = tuple[str, np.ndarray, Sequence[float]]  # name, points [N, 2], the two components' shares of the variance
@@ -140,9 +140,8 @@ def class_buttons() -> bk.CheckboxButtonGroup:
     """Return the buttons 0 … 9 in the colours of the classes: they are the legend as well."""
     rules = ""
     for number, colour in enumerate(CLASS_COLOURS, 1):
-        text = "white" if sum(bytes.fromhex(colour[1:])) < 370 else "black"
         rules += f".bk-btn:nth-child({number}) {{ box-shadow: inset 0 -4px {colour} }}\n"
-        rules += f".bk-btn:nth-child({number}).bk-active {{ background: {colour}; color: {text} }}\n"
+        rules += f".bk-btn:nth-child({number}).bk-active {{ background: {colour}; color: {text_colour(colour)} }}\n"
     return bk.CheckboxButtonGroup(labels=[str(k) for k in CLASSES], active=CLASSES, stylesheets=[rules])
 
 

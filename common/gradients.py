@@ -105,7 +105,7 @@ def check_file(path: Path) -> list[Check]:
         if not missing:
             return check_classes(*(getattr(solution, name) for name in NAMES))
     except (Exception, SystemExit) as error:  # foreign code may raise anything, and its author can fix it
-        raise Failure(f"{path} cannot be checked: {_reason(error)}") from error
+        raise Failure(f"{path} cannot be checked; correct this first: {_reason(error)}") from error
     finally:
         sys.path[:] = search_path
         torch.set_default_dtype(torch.float32)
@@ -147,8 +147,8 @@ def check_classes(linear: type, relu: type, softmax: type, cross_entropy: type) 
         convert = torch.tensor if hasattr(layer.weight, "detach") else np.array  # what all four take; both copy
         for name in ("weight", "bias"):
             array = getattr(layer, name)
-            place = (layer, name) if convert is np.array else (array, "data")  # so that a torch Parameter stays one
-            setattr(*place, convert(rng.normal(size=tuple(array.shape))))
+            owner, attribute = (layer, name) if convert is np.array else (array, "data")  # a Parameter stays one
+            setattr(owner, attribute, convert(rng.normal(size=tuple(array.shape))))
         x, logits = rng.normal(size=(batch, inputs)), rng.normal(size=(batch, outputs))
         for check, tested, *arguments in (
             (check_layer, layer, lambda x, w, b: x @ (w.T if w.shape[1] == x.shape[1] else w) + b.flatten(), x),
@@ -205,7 +205,7 @@ def check_loss(criterion: Any, p: np.ndarray, rng: np.random.Generator, convert:
 
     labels = min((y, np.eye(p.shape[1])[y]), key=distance)
     layer = types.SimpleNamespace(forward=lambda p: float(criterion.forward(p, convert(labels))))
-    layer.backward = lambda delta: delta * criterion.backward()
+    layer.backward = lambda delta: delta * criterion.backward()  # the chain rule: delta is what arrives
     (check,) = check_layer(layer, lambda p: -p[range(len(p)), y].log().mean(), p, rng, convert)
     return [check._replace(layer=type(criterion).__name__, gradient="∂L/∂p", autograd_tolerance=LOSS_TOLERANCE)]
 

@@ -26,7 +26,7 @@ class _Normalization:
         self.normalized: np.ndarray | None = None
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training, and keeps what the backward pass needs."""
+        """Map x [N, C] to [N, C]; `remember` means training: statistics of the batch, kept for the backward pass."""
         check_shape(x, "N", len(self.scale))
         mean, variance = self._statistics(x, training=remember)
         deviation = np.sqrt(variance + EPSILON)
@@ -53,7 +53,7 @@ class _Normalization:
 
 
 class BatchNorm(_Normalization):
-    """Normalize each channel over the batch in training, by running statistics in evaluation (arXiv 1502.03167)."""
+    """Normalize each channel over the batch in training, by its running statistics in evaluation (arXiv 1502.03167)."""
 
     axis = 0
 

@@ -68,7 +68,7 @@ MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from 
 positive_int = _flag_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}")
 seed_number = _flag_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}")
 positive_float = _flag_type(float, lambda number: 0 < number < math.inf, "a finite number above zero")
-file_path = _flag_type(Path, lambda path: not path.is_dir(), "a file but a folder; name a file")
+file_path = _flag_type(Path, lambda path: not os.path.isdir(path), "the name of a file; it is a folder")
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

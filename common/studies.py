@@ -1,4 +1,4 @@
-"""The experiments of task 1 beyond its own run: depth and first weights (sheet, 1.4), and normalization (5).
+"""The experiments of task 1 beyond its own run: depth and initialization (sheet, 1.4), and normalization (5).
 
 A study trains variants of the network on the moons, each with several seeds: `train_all` returns the losses as one
 array, `summarize` a row per variant for the results. `network` and `train` are task 1's `MLP` and `train`.
@@ -29,9 +29,9 @@ from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, label_end, styled
 SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
-DEEPEST = 12  # the network whose first weights and normalization are studied
+DEEPEST = 12  # the network whose initialization and normalization are studied
 TURNED = 1.25  # a test loss has turned around when it ends above this multiple of its minimum
-# Of the first weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
+# Of the initial weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
     "large": (1.0, "#d7301f", r"$\mathcal{N}(0, 1)$"),
     "He": (None, "#000000", "He"),
@@ -57,7 +57,7 @@ class Variant(NamedTuple):
 STUDIES: dict[str, list[Variant]] = {  # the longest runs of a study last
     "sheet": [Variant(depth) for depth in DEPTHS],
     "scarce": [Variant(depth, points=200, test_points=1000, noise=0.3, epochs=200) for depth in DEPTHS],
-    "more_points": [Variant(4, points=4000, test_points=1000, noise=0.3, epochs=12)],  # scarce no more
+    "more_points": [Variant(4, points=4000, test_points=1000, noise=0.3, epochs=12)],  # as scarce, with more points
     "large_weights": [Variant(depth, epochs=2, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],
     "small_weights": [Variant(DEEPEST, points=1000, epochs=2, weight_std=0.1)],
     "normalization": [  # of whole batches: the statistics of a last batch of few points are noise
@@ -143,8 +143,9 @@ def running_median(losses: np.ndarray) -> np.ndarray:
 
 
 def summarize(variants: Sequence[Variant], losses: np.ndarray, errors: np.ndarray) -> list[dict[str, Any]]:
-    """Return a row per variant of `train_all`: its settings and a list over its runs, None where one diverged, of each
-    final loss, the least test loss and its epoch, and the errors; how many runs diverged; how many test losses turned.
+    """Return a row per variant: its settings, lists over its runs, and how many runs diverged or turned around.
+
+    The lists are of final losses, the least test loss and its epoch, and errors; None stands for a run that diverged.
     """
     rows = []
     for variant, runs, wrong in zip(variants, running_median(losses), errors, strict=True):
@@ -172,7 +173,7 @@ def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
 def depth_figure(losses: Mapping[str, np.ndarray], limits: Mapping[str, tuple[float, float]]) -> Figure:
     """Draw train and test loss [depths, seeds, 2, epochs] over the epochs, and the final loss over depth.
 
-    The Bayes limits, (loss, accuracy), name the two studies; below that loss no classifier gets on average.
+    `limits` has the Bayes loss and accuracy of each study drawn; on average no classifier gets below that loss.
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 3.4))
     for part, (name, (floor, _)) in zip(figure.subfigures(2, 1), limits.items(), strict=True):
@@ -222,12 +223,12 @@ def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
 
 
 def gradient_norms(network: Callable, seed: int) -> np.ndarray:
-    """Return norms [initializations, 2, seeds, 13] in the linear layers of new networks of twelve hidden layers.
+    """Return norms [initializations, 2, seeds, layers] in the linear layers of untrained networks, the deepest.
 
     The first of the two is the norm of ∂L/∂f, which arrives at the output of the layer, the second that of ∂L/∂W.
     """
 
-    def record(backward: Callable, gradient: np.ndarray) -> np.ndarray:
+    def record(arrived: list[float], backward: Callable, gradient: np.ndarray) -> np.ndarray:
         arrived.insert(0, np.linalg.norm(gradient))
         return backward(gradient)
 
@@ -238,8 +239,8 @@ def gradient_norms(network: Callable, seed: int) -> np.ndarray:
             scale_weights(mlp, std)
             linear, arrived = [layer for layer in mlp.layers if hasattr(layer, "weight")], []
             for layer in linear:
-                layer.backward = partial(record, layer.backward)
-            data = moons(256, 2, seed=seed + number)
+                layer.backward = partial(record, arrived, layer.backward)
+            data = moons(256, 2, seed=seed + number)  # two test points, the fewest there are, go unused
             mlp.loss(data.x_train, data.y_train)
             mlp.backward()
             norms[kind, :, number] = arrived, [np.linalg.norm(layer.grad_weight) for layer in linear]

@@ -66,6 +66,16 @@ def write_quick_task1(folder, root=ROOT):
     return path
 
 
+def assert_right(checks, *gradients):
+    """Assert that the checks are of these gradients, and that each has hardly any error."""
+    from common.gradients import AUTOGRAD_TOLERANCE, DIFFERENCES_TOLERANCE
+
+    assert {check.gradient for check in checks} == {f"∂L/∂{name}" for name in gradients}
+    for check in checks:
+        assert check.differences_error < DIFFERENCES_TOLERANCE, check
+        assert check.autograd_error < AUTOGRAD_TOLERANCE, check
+
+
 def idx_bytes(array):
     """Return an array of bytes in the IDX format."""
     header = [0x800 + array.ndim, *array.shape]

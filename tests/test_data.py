@@ -150,6 +150,7 @@ UNSOUND = {
     "an image less": (idx_bytes(IMAGES[:2]), idx_bytes(LABELS), "2 images but 3 labels"),
     "a label that is no class": (idx_bytes(IMAGES), idx_bytes(LABELS + 10), "label 10"),
     "images of another size": (idx_bytes(np.zeros((3, 32, 32))), idx_bytes(LABELS), "32×32"),
+    "28×27": (idx_bytes(IMAGES[:, :, 1:]), idx_bytes(LABELS), "28×27 instead of 28×28"),
     "nothing": (idx_bytes(IMAGES[:0]), idx_bytes(LABELS[:0]), "the image file holds no images"),
     "no labels": (idx_bytes(IMAGES), idx_bytes(LABELS[:0]), "the label file holds no labels"),
     "no images of any size": (np.array([0x803, 0, 2**32 - 1, 2**32 - 1], ">u4").tobytes(), b"", "holds no images"),
@@ -230,7 +231,9 @@ def test_ten_images_of_each_of_two_classes_are_enough_for_statistics():
     check_enough(np.array([3] * 10 + [8] * 10))
 
 
-@pytest.mark.parametrize(("labels", "least"), [([0] * 50, 50), ([0] * 50 + [1] * 9, 9), ([0, 1], 1)])
-def test_too_few_images_for_statistics_are_refused(labels, least):
-    with pytest.raises(Failure, match=f"only {least} of one class are too few"):
-        check_enough(np.array(labels))
+@pytest.mark.parametrize(
+    ("counts", "found"), [([50], "1 classes of 50"), ([50, 9], "2 classes of 9"), ([1, 1], "2 classes of 1")]
+)
+def test_too_few_images_for_statistics_are_refused(counts, found):
+    with pytest.raises(Failure, match=f"^{found} images or more are too few for statistics; give two of ten"):
+        check_enough(np.repeat(np.arange(len(counts)), counts))

@@ -216,7 +216,7 @@ def test_a_download_of_other_bytes_is_one_line_that_says_what_to_delete(cache, d
             file.write(b"\0")
 
     download(tamper)
-    assert f"could not be downloaded; restore it, delete {cache} and try again, or name a folder" in fail("task2.py")
+    assert f"could not be downloaded; restore it, or delete {cache} and try again, or name a folder" in fail("task2.py")
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(cache, fail):

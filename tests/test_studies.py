@@ -239,7 +239,7 @@ def test_the_results_name_each_study_its_variants_and_the_limits_of_its_moons(mo
         assert tuple(limit) == bayes_limit(STUDIES[name][0].noise)
     norms = studies.gradient_norms(MLP, 9)
     for number, name in enumerate(("large", "He", "small")):
-        np.testing.assert_allclose(results["gradient_norms"][name], norms[number].mean(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(results["gradient_norms_f_and_w"][name], norms[number].mean(axis=1), rtol=1e-12)
 
 
 # The summary

@@ -200,11 +200,11 @@ def test_large_batches_are_timed_for_one_epoch_of_a_new_network(monkeypatch):
         timed.append((model, train_data, test_data, epochs, batch_size))
         return {"seconds": [2.5]}
 
-    timed, model, splits = [], new_network(), (blobs(20), blobs(10, 1))
+    timed, splits = [], (blobs(20), blobs(10, 1))
     monkeypatch.setattr(task3, "train", record)
-    assert time_large_batches(model, *splits) == 2.5
-    ((trained, *arguments),) = timed
-    assert trained is not model
+    assert time_large_batches(torch.device("cpu"), *splits) == 2.5
+    ((model, *arguments),) = timed
+    assert isinstance(model, MultilayerPerceptron)
     assert arguments == [*splits, 1, 256]
 
 
@@ -427,7 +427,7 @@ def answered(small_mnist, tmp_path_factory):
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task3, "train", lambda *data, **flags: {**train(*data, **flags), "seconds": [9.0, 1.0, 2.5]})
-        patch.setattr(task3, "time_large_batches", lambda model, train_data, test_data: 0.125)
+        patch.setattr(task3, "time_large_batches", lambda device, train_data, test_data: 0.125)
         patch.setattr(task3, "training_figure", lambda history, matrix, pairs: None)
         patch.setattr(task3, "image_grid", lambda rows, titles, size: shown.extend((rows[0], titles)))
         patch.setattr(task3, "save_figure", lambda figure, folder, name: None)

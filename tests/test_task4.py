@@ -371,6 +371,7 @@ def test_each_plane_is_turned_to_resemble_the_one_before(answered):
     for (previous, result), (before, after) in zip(turned, pairwise(planes), strict=False):
         assert previous is before
         assert result is after
+    assert [previous is planes[0] for previous, _ in turned[4:]] == [True] * 5  # for the resemblance to the pixels
 
 
 def test_planes_without_variation_do_not_resemble_each_other():
