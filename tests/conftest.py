@@ -59,6 +59,16 @@ def run_here(monkeypatch):
     return execute
 
 
+@pytest.fixture
+def same_threads():
+    """Give back the number of threads, which training from the command line sets."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 def write_quick_task1(folder, root=ROOT):
     """Write a script to a folder that runs task 1 of the checkout `root` with small studies; return its path."""
     path = folder / "quick_task1.py"

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import warnings
 
 import joblib
 import matplotlib.pyplot as plt
@@ -19,51 +18,6 @@ from task1 import MLP, Linear, train
 
 TINY = {"points": 40, "test_points": 60, "noise": 0.3, "epochs": 3}
 NAN = np.nan
-
-# The limit that no classifier of the moons gets below
-
-
-def arcs(angle):
-    """The upper and the lower half circle, [2 moons, 2 coordinates, ...]."""
-    return np.array([[np.cos(angle), np.sin(angle)], [1 - np.cos(angle), 0.5 - np.sin(angle)]])
-
-
-def posterior(x, noise):
-    """The probability of the upper moon at points x [2, N], by Bayes' theorem; densities by the trapezoidal rule."""
-    angle = np.linspace(0, np.pi, 401)
-    weights = np.where((angle == 0) | (angle == np.pi), 0.5, 1)
-    squares = [((x[:, :, None] - arc[:, None]) ** 2).sum(axis=0) for arc in arcs(angle)]
-    upper, lower = (np.exp(-square / (2 * noise**2)) @ weights for square in squares)
-    return upper / (upper + lower)
-
-
-@pytest.mark.parametrize("noise", [0.2, 0.3, 1.0])
-def test_the_bayes_limit_of_the_loss_is_the_integral_over_a_moon_and_its_noise(noise):
-    nodes, weights = np.polynomial.hermite_e.hermegauss(10)  # of a standard normal distribution
-    centres = arcs((np.arange(200) + 0.5) * np.pi / 200)[0]  # by symmetry the other moon has the same loss
-    across, up = (noise * grid.reshape(1, -1) for grid in np.meshgrid(nodes, nodes))
-    x = np.stack([centres[0][:, None] + across, centres[1][:, None] + up])  # [2, 200, 100]
-    losses = -np.log(posterior(x.reshape(2, -1), noise)).reshape(200, -1)
-    expected = (losses @ np.outer(weights, weights).reshape(-1) / (2 * np.pi)).mean()
-    assert bayes_limit(noise)[0] == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize("noise", [0.15, 0.3, 1.0])
-def test_the_bayes_limit_is_what_the_best_classifier_gets_on_random_points(noise):
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 20_000)
-    x = np.where(y == 0, *arcs(rng.uniform(0, np.pi, y.size))) + rng.normal(0, noise, (2, y.size))
-    p = np.abs(posterior(x, noise) - y)  # of the true class
-    loss, accuracy = bayes_limit(noise)
-    assert loss == pytest.approx(-np.log(p).mean(), abs=4 * np.log(p).std() / np.sqrt(y.size))
-    assert accuracy == pytest.approx(100 * (p > 0.5).mean(), abs=400 * (p > 0.5).std() / np.sqrt(y.size))
-
-
-@pytest.mark.parametrize(("noise", "loss", "accuracy"), [(0.02, 0, 100), (200, np.log(2), 50)])
-def test_the_bayes_limit_reaches_from_certainty_to_a_guess(noise, loss, accuracy):
-    assert bayes_limit(noise) == pytest.approx((loss, accuracy), abs=1e-2 * accuracy, rel=0)
-    assert bayes_limit(noise)[0] == pytest.approx(loss, abs=1e-3)
-
 
 # One run
 
@@ -331,100 +285,3 @@ def test_gradients_grow_from_layer_to_layer_by_the_law(name, std, norms):
     logarithms = np.log(norms[name][0, :, :12]).mean(axis=0)
     slope = -np.polyfit(np.arange(12), logarithms, 1)[0]  # backward
     assert slope == pytest.approx(np.log(std * np.sqrt(30 / 2)), abs=0.15)
-
-
-# The figures
-
-
-@pytest.fixture
-def draw():
-    """Draw a figure, in which nothing may warn; return its texts."""
-    plt.close("all")
-    made = []
-
-    def texts(function, *arguments):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            figure = function(*arguments)
-            figure.canvas.draw()
-        made.append(figure)
-        return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
-
-    yield texts
-    for figure in made:
-        plt.close(figure)
-
-
-def study_losses(epochs):
-    """Losses of all depths and three seeds that turn in the middle."""
-    course = 0.05 + np.abs(np.linspace(-1, 1, epochs)) / 2
-    return np.ones((len(studies.DEPTHS), 3, 2, 1)) * course
-
-
-@pytest.mark.parametrize("lost", [(), (3,), (0, 2), range(4)], ids=str)
-def test_the_depth_figure_draws_also_when_all_runs_of_a_depth_diverge(lost, draw):
-    losses = {"sheet": study_losses(10), "scarce": study_losses(41)}
-    for values in losses.values():
-        values[list(lost), :, :, 4:] = NAN
-        values[list(lost), 0] = NAN
-    texts = draw(studies.depth_figure, losses, {"sheet": (0.001, 100), "scarce": (0.2, 91)})
-    assert {"Bayes 0.001", "Bayes 0.2", "no hidden layer", "12 hidden layers"} <= set(texts)
-    turned = sum(depth not in lost for depth in range(4))
-    assert sum(text.startswith(" epoch ") for text in texts) >= turned
-
-
-def test_the_turning_epoch_is_written_at_its_place(draw):
-    smooth = np.array([[3.0, 2, 1, 1, 1, 1, 1, 1], [3, 2, 1, 2, 2, 2, 2, 2]])
-
-    def one_panel():
-        figure, axes = plt.subplots()
-        studies.draw_epochs(axes, smooth)
-        assert axes.lines[-1].get_xdata() == [3, 3]
-        return figure
-
-    assert " epoch 3 " in draw(one_panel)
-
-
-@pytest.mark.parametrize(
-    "test", [[3, *[1] * 11], [*[3] * 10, 1, 2], [3, 1.96, *[2] * 10]], ids=["flat", "end", "little"]
-)
-def test_a_test_loss_that_does_not_turn_or_only_at_the_end_has_no_turning_epoch(test, draw):
-    def one_panel():
-        figure, axes = plt.subplots()
-        studies.draw_epochs(axes, np.array([[3.0] * 12, test]))
-        return figure
-
-    assert not any("epoch " in text for text in draw(one_panel))
-
-
-def normalization_rows(finals):
-    return [variant._asdict() | {"test": runs} for variant, runs in zip(STUDIES["normalization"], finals, strict=True)]
-
-
-def test_the_normalization_figure_counts_the_diverged_and_writes_medians(draw):
-    finals = [[None] * 5, [None, None, 0.37, 0.37, 0.37], [1, 2, 3, 40, 50], *[[0.37] * 5] * 3]
-    texts = draw(studies.normalization_figure, normalization_rows(finals))
-    assert [text for text in texts if "diverge" in text] == ["5 of 5\ndiverge", "2 of 5\ndiverge"]
-    assert (texts.count("0.37"), texts.count("3")) == (4, 1)
-
-
-def test_the_normalization_figure_draws_also_when_all_runs_diverge(draw):
-    texts = draw(studies.normalization_figure, normalization_rows([[None] * 5] * 6))
-    assert texts.count("5 of 5\ndiverge") == 6
-    assert not {"inf", "nan"} & set(texts)
-
-
-def test_the_gradient_figure_draws_the_law_from_the_last_hidden_layer(norms, draw):
-    lines = {}
-
-    def figure():
-        made = studies.gradient_figure(np.array(list(norms.values())))
-        lines.update({line.get_color(): line.get_ydata() for line in made.axes[0].lines if len(line.get_xdata()) == 12})
-        return made
-
-    texts = draw(figure)
-    for name, factor in (("large", np.sqrt(15)), ("He", 1), ("small", 0.1 * np.sqrt(15))):
-        law = lines[studies.INITIALIZATIONS[name][1]]
-        assert law[-1] == pytest.approx(norms[name][0, :, 11].mean())
-        np.testing.assert_allclose(law[:-1] / law[1:], factor, rtol=1e-9)
-        assert any(text.endswith(f"×{factor:.2g} per layer") for text in texts)

@@ -13,7 +13,7 @@ from conftest import ROOT
 from test_gradients import torch_twin
 
 import task1
-from common.data import half_circles, moons
+from common.data import moons
 from common.normalization import BatchNorm
 from common.studies import Variant
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax, train
@@ -243,67 +243,6 @@ def test_divergence_is_named_with_its_epoch_and_step(steps, splits, epoch, step,
 def test_a_learning_rate_that_is_too_large_diverges_in_its_second_step():
     with pytest.raises(ValueError, match="epoch 1, step 2;"):
         train(MLP(), moons(64, 64), learning_rate=1e200)
-
-
-# The moons
-
-
-def test_the_half_circles_run_where_they_should():
-    upper, lower = half_circles(np.array([0, np.pi / 2, np.pi]))
-    np.testing.assert_allclose(upper, [[1, 0], [0, 1], [-1, 0]], atol=1e-15)
-    np.testing.assert_allclose(lower, [[0, 0.5], [1, -0.5], [2, 0.5]], atol=1e-15)
-
-
-def test_moons_without_noise_lie_on_the_half_circles():
-    data = moons(20_000, 20_000, noise=0, seed=1)
-    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
-        x = (x + 1) / 2 * [3, 1.5] + [-1, -0.5]  # from [-1, 1] back to where the half circles touch
-        upper, lower = x[y == 0], x[y == 1] - [1, 0.5]
-        for moon, side in ((upper, 1), (lower, -1)):
-            np.testing.assert_allclose(np.linalg.norm(moon, axis=1), 1, atol=1e-5)
-            assert (side * moon[:, 1] > -1e-5).all()
-            angles = np.arctan2(side * moon[:, 1], moon[:, 0])
-            quarters = np.histogram(angles, 4, (0, np.pi))[0] / len(moon)
-            np.testing.assert_allclose(quarters, 0.25, atol=0.02)  # five standard deviations
-
-
-def test_the_noise_is_measured_where_a_moon_has_radius_one():
-    data = moons(100_000, 2, noise=0.3)
-    upper, lower = (data.x_train[data.y_train == label] for label in (0, 1))
-    apart = np.array([1, 0.5 - 4 / np.pi])  # between the centres of mass, that of half a circle being 2/π above it
-    scale = (lower.mean(axis=0) - upper.mean(axis=0)) / apart
-    variance = np.array([1 / 2, 1 / 2 - 4 / np.pi**2])  # of cos and sin over half a circle
-    for moon in (upper, lower):
-        np.testing.assert_allclose(moon.var(axis=0) / scale**2 - variance, 0.3**2, atol=0.01)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_moons_are_scaled_by_the_train_split(seed):
-    data = moons(100, 5000, 0.08, seed)
-    assert data.x_train.shape == (100, 2)
-    assert data.x_test.shape == (5000, 2)
-    np.testing.assert_allclose(data.x_train.min(axis=0), -1, rtol=1e-12)
-    np.testing.assert_allclose(data.x_train.max(axis=0), 1, rtol=1e-12)
-    assert (data.x_test.min(axis=0) < -1).all()
-    assert (data.x_test.max(axis=0) > 1).all()
-
-
-@pytest.mark.parametrize("count", [200, 201])
-def test_both_moons_have_the_same_number_of_points(count):
-    data = moons(count, count)
-    assert np.bincount(data.y_train).tolist() == np.bincount(data.y_test).tolist() == [count - count // 2, count // 2]
-
-
-def standardized(x):
-    return (x - x.mean(axis=0)) / x.std(axis=0)
-
-
-def test_the_splits_of_the_moons_come_from_streams_of_their_own():
-    data, longer, wider = moons(300, 300, seed=1), moons(400, 300, seed=1), moons(300, 400, seed=1)
-    assert np.abs(standardized(data.x_train) - standardized(data.x_test)).max() > 1
-    np.testing.assert_allclose(standardized(longer.x_test), standardized(data.x_test), rtol=1e-9)
-    assert np.array_equal(wider.x_train, data.x_train)
-    assert not np.isin(moons(300, 300, seed=2).x_train, data.x_train).all(axis=1).any()
 
 
 # The script

@@ -19,15 +19,8 @@ from common.pca import PCA, do_pca, project
 from task3 import MultilayerPerceptron, load_checkpoint, predict_probabilities, save_checkpoint
 from task4 import extract_features, measure_separation, orient, resemblance, shifted_accuracy
 
+pytestmark = pytest.mark.usefixtures("same_threads")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of single precision
-
-
-@pytest.fixture(autouse=True)
-def same_threads():
-    """Give back the number of threads, which training from the command line sets."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 # 4.1 The features
