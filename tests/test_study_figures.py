@@ -22,6 +22,7 @@ def draw():
     def texts(function, *arguments):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.simplefilter("ignore", DeprecationWarning)  # of an old matplotlib about a newer pyparsing
             figure = function(*arguments)
             figure.canvas.draw()
         made.append(figure)
