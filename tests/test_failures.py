@@ -288,3 +288,8 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_before_training(tmp_pat
     line = fail("task3.py", "--data-dir", small_mnist, "--checkpoint", tmp_path / "file" / "mlp.pt")
     assert line.startswith(f"task3.py: {tmp_path / 'file'}: ")
     assert "; fix that" in line
+
+
+def test_a_checkpoint_whose_name_is_too_long_is_one_line(small_mnist, fail):
+    line = fail("task3.py", "--data-dir", small_mnist, "--epochs", 1, "--checkpoint", "m" * 5000)
+    assert line.endswith("fix that, or name another place")

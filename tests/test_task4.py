@@ -290,6 +290,21 @@ def answered(small_mnist, tmp_path_factory):
     return results, load_checkpoint(folder / "mlp.pt"), features, *drawn, turned
 
 
+def test_a_layer_that_is_dead_for_all_images_has_no_share_of_its_variance(small_mnist, tmp_path, monkeypatch):
+    def die(model, vectors):
+        return [*extract_features(model, vectors)[:3], np.zeros((len(vectors), 100), np.float32)]
+
+    pages = []
+    save_network(tmp_path / "mlp.pt")
+    monkeypatch.setattr(task4, "extract_features", die)
+    monkeypatch.setattr(task4, "save_page", lambda *contents: pages.append(contents))
+    paths = {"data_dir": small_mnist, "figures": tmp_path, "checkpoint": tmp_path / "mlp.pt"}
+    task4.main(argparse.Namespace(seed=2, device="cpu", show=False, **paths))
+    plt.close("all")
+    assert pages[0][1][4][2].tolist() == [0, 0]
+    assert json.loads((tmp_path / "task4.json").read_text(encoding="utf-8"))["separation"][4]["dead_units"] == 100
+
+
 def test_the_results_name_the_network_of_the_checkpoint_and_the_data(answered, small_mnist):
     results, network, *_ = answered
     assert results["network"] == network.settings
