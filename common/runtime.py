@@ -52,12 +52,12 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size:
     parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
 
 
-def _flag_type(convert: Callable[[str], Any], fits: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
-    """Return a `type` for argparse, which converts the text of a flag or says in one line what was expected."""
+def _flag_type(convert: Callable, fits: Callable, expected: str, pattern: str = "(?s:.*)") -> Callable[[str], Any]:
+    """Return a `type` for argparse, which converts a text of the pattern or says in one line what was expected."""
 
     def parse_text(text: str) -> Any:
         with suppress(ValueError):
-            if fits(value := convert(text)):
+            if re.fullmatch(pattern, text) and fits(value := convert(text)):
                 return value
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
@@ -65,8 +65,8 @@ def _flag_type(convert: Callable[[str], Any], fits: Callable[[Any], bool], expec
 
 
 MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
-positive_int = _flag_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}")
-seed_number = _flag_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}")
+positive_int = _flag_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}", "[0-9]+")
+seed_number = _flag_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}", "[0-9]+")
 positive_float = _flag_type(float, lambda number: 0 < number < math.inf, "a finite number above zero")
 file_path = _flag_type(Path, lambda path: not os.path.isdir(path), "the name of a file; it is a folder")
 

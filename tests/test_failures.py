@@ -14,14 +14,14 @@ import common.data
 import common.runtime
 import common.submission
 
-WRONG_USE = [("task1.py", "--epochs", value) for value in ("-1", "0", "1.5", "", "x", "1e3", "²")]
+WRONG_USE = [("task1.py", "--epochs", value) for value in ("-1", "0", "1.5", "", "x", "1e3", "²", "٣", "1_0", "+5")]
 WRONG_USE += [("task1.py", "--batch-size", value) for value in ("-1", "0", "1.5", "", "x")]
 WRONG_USE += [("task1.py", "--hidden-channels", "30", value) for value in ("0", "-1", "1.5", "x", "")]
 WRONG_USE += [("task1.py", "--hidden_channels", "30,30"), ("task1.py", "--hidden-channels")]
 WRONG_USE += [("task1.py", flag, "0") for flag in ("--learning-rate", "--learning_rate", "--lr")]
 WRONG_USE += [("task1.py", "--learning-rate", value) for value in ("-1", "nan", "inf", "x", "")]
 WRONG_USE += [("task1.py", "stray"), ("task1.py", "--data-dir", "."), ("task2.py", "--data-dir")]
-WRONG_USE += [("task2.py", "--seed", value) for value in ("-1", "x", "1.0", "", "4294967296")]
+WRONG_USE += [("task2.py", "--seed", value) for value in ("-1", "x", "1.0", "", "4294967296", "1_0")]
 WRONG_USE += [("task3.py", flag, "0") for flag in ("--epochs", "--batch-size", "--learning-rate")]
 WRONG_USE += [("task3.py", "--device", "abacus"), ("task4.py", "--device", ""), ("task4.py", "--epochs", "3")]
 WRONG_USE += [(script, "--checkpoint", folder) for script in ("task3.py", "task4.py") for folder in (".", "")]
