@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from common import plotting, script
 from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
-from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, class_scatter, image_grid, save_figure, styled
-from common.runtime import parse, run, save_results, script_parser
+from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
 from common.separation import neighbour_separation
 
-COMPONENTS = 10
+COMPONENTS = 10  # of which the results speak
 NEIGHBOUR_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # dimensions in which nearest neighbours are tried
 TINY = np.finfo(np.float64).tiny  # for 0 / 0 = 0 where nothing varies
 SHOWN_POINTS = 3000  # more would hide each other
@@ -72,13 +70,14 @@ def between_classes(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 @styled
 def components_figure(pca: PCA) -> Figure:
-    """Draw the first ten components, and the mean image moved by two standard deviations along each (2.3)."""
-    components = pca.eigenvectors[:, :10].T  # [10, 784]
-    steps = 2 * np.sqrt(pca.eigenvalues[:10, None]) * components
+    """Draw the first components, ten at most, and the mean image moved by two standard deviations along each (2.3)."""
+    count = min(COMPONENTS, 10)
+    components = pca.eigenvectors[:, :count].T  # [count, 784]
+    steps = 2 * np.sqrt(pca.eigenvalues[:count, None]) * components
     low, high = (((pca.mean + step + 1) * 127.5).clip(0, 255).astype(np.uint8) for step in (-steps, steps))
     rows = [images.reshape(-1, 28, 28) for images in (low, components, high)]
-    titles = [f"{number} · {100 * share:.1f} %" for number, share in enumerate(pca.variance_shares[:10], 1)]
-    return image_grid(rows, titles, ["mean − 2σ", "component", "mean + 2σ"], size=(PAGE_WIDTH, 1.75))
+    titles = [f"{number} · {100 * share:.1f} %" for number, share in enumerate(pca.variance_shares[:count], 1)]
+    return plotting.image_grid(rows, titles, ["mean − 2σ", "component", "mean + 2σ"], size=(PAGE_WIDTH, 1.75))
 
 
 @styled
@@ -115,7 +114,7 @@ def projection_figure(
     figure = plt.figure(figsize=(PAGE_WIDTH, 2.5))
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
     axes = left.subplots()
-    class_scatter(axes, points, labels)
+    plotting.class_scatter(axes, points, labels)
     names = [f"component {number} ({100 * share:.1f} %)" for number, share in enumerate(shares[:2], 1)]
     axes.set(xlabel=names[0], ylabel=names[1])
     panels = right.subplots(3, 4, sharex=True, sharey=True).ravel()
@@ -141,33 +140,38 @@ def main(options: argparse.Namespace) -> None:
     for name, value in statistics.items():
         print(f"{name:5}  {tuple(value) if name == 'shape' else value}")
     classes, firsts = np.unique(train.labels, return_index=True)
-    figure = image_grid([train.images[firsts]], [str(label) for label in classes], size=(3.6, 0.6))
-    save_figure(figure, options.figures, "task2_examples")
+    figure = plotting.image_grid([train.images[firsts]], [str(label) for label in classes], size=(3.6, 0.6))
+    plotting.save_figure(figure, options.figures, "task2_examples")
 
     vectors, labels = convert_mnist_to_vectors(train)  # 2.2
     test_vectors, test_labels = convert_mnist_to_vectors(test)
 
     pca = do_pca(vectors)  # 2.3
-    points, test_points = (project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors))
-    between_components, _ = between_classes(points[:, :COMPONENTS], labels)
+    between_components, _ = between_classes(project(vectors, pca, COMPONENTS), labels)
     _, between_all = between_classes(vectors, labels)
-    save_figure(components_figure(pca), options.figures, "task2_components")
-
-    separations = [  # 2.4
-        neighbour_separation(Vectors(points[:, :count], labels), Vectors(test_points[:, :count], test_labels))
-        for count in tqdm(NEIGHBOUR_COMPONENTS, "neighbours", leave=False, disable=None)
-    ]
-    accuracies = [separation["accuracy"] for separation in separations]
-    plane = separations[NEIGHBOUR_COMPONENTS.index(2)]
+    plotting.save_figure(components_figure(pca), options.figures, "task2_components")
     print(f"two components hold {pca.variance_shares[:2].sum():.1%} of the variance")
-    for count, accuracy in zip(NEIGHBOUR_COMPONENTS, accuracies, strict=True):
-        print(f"test accuracy of ten nearest neighbours on {count:2} components {accuracy:.2f} %")
 
+    points = project(vectors, pca)  # 2.4
+    plane = neighbour_separation(Vectors(points, labels), Vectors(project(test_vectors, pca), test_labels))
     shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
-    figure = spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies)
-    save_figure(figure, options.figures, "task2_spectrum")
-    figure = projection_figure(points[shown, :2], labels[shown], pca.variance_shares, plane["accuracy_per_class"])
-    save_figure(figure, options.figures, "task2_projection")
+    figure = projection_figure(points[shown], labels[shown], pca.variance_shares, plane["accuracy_per_class"])
+    plotting.save_figure(figure, options.figures, "task2_projection")
+
+    print("test accuracy of ten nearest neighbours on the first components", flush=True)
+    accuracies = []
+    coordinates, test_coordinates = (
+        project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors)
+    )
+    for count in tqdm(NEIGHBOUR_COMPONENTS, "neighbours", leave=False, disable=None):
+        fit, held_out = Vectors(coordinates[:, :count], labels), Vectors(test_coordinates[:, :count], test_labels)
+        accuracies.append(neighbour_separation(fit, held_out)["accuracy"])
+    print("components" + "".join(f"{count:8}" for count in NEIGHBOUR_COMPONENTS))
+    print("accuracy %" + "".join(f"{accuracy:8.2f}" for accuracy in accuracies))
+    plotting.save_figure(
+        spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies), options.figures, "task2_spectrum"
+    )
+
     results = {
         "data": {"train": digest(train), "test": digest(test)},
         "statistics": statistics,
@@ -179,13 +183,13 @@ def main(options: argparse.Namespace) -> None:
             "between_classes": {"components": between_components.tolist(), "all": between_all},
         },
         "shown_points": len(shown),
-        "class_means": {str(k): points[labels == k, :2].mean(axis=0).tolist() for k in np.unique(labels)},
+        "class_means": {str(k): points[labels == k].mean(axis=0).tolist() for k in np.unique(labels)},
         "plane": plane,
         "neighbours": {"components": NEIGHBOUR_COMPONENTS, "accuracy": accuracies},
     }
-    save_results(options, "task2", results)
-    print(f"left in {options.figures}: task2_*.png, task2_*.svg, task2.json")
+    script.save_results(options, "task2", results)
+    print(f"written to {options.figures}: task2_*.png, task2_*.svg, task2.json")
 
 
 if __name__ == "__main__":
-    run(main, parse(script_parser(__doc__, data=True)))
+    script.run(main, script.parse(script.script_parser(__doc__, data=True)))

@@ -4,38 +4,35 @@ Answers 3.1 to 3.3 of the sheet; writes figures/task3_*, figures/task3.json and 
 """
 
 import argparse
+import inspect
 import io
-import pickle
+import json
+import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from sklearn.metrics import confusion_matrix
 from torch import nn
 from tqdm import tqdm
 
-from common import runtime
-from common.checks import Failure, check_labels, check_shape
-from common.data import Images, Vectors, convert_mnist_to_vectors, digest, load_data
-from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, draw_cells, draw_history, image_grid, save_figure, styled
+from common import plotting, script
+from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
+from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
+from common.script import Failure, check_labels, check_shape
 from common.separation import accuracy_per_class, confused_pairs
 
 EPOCHS = 10
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
+OPTIMIZER = torch.optim.Adam
 DEFAULTS = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
+WARM_UP = 3  # steps before one is recorded on CUDA
 LARGE_BATCH = 256  # shows where the time of a step goes
-CHECKPOINT_VERSION = 2
-# What torch.load raises for files that are not what they should be
-DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, LookupError, TypeError, ValueError)
 History = dict[str, list[float]]
 
 # 3.1 The network
@@ -46,7 +43,6 @@ class MultilayerPerceptron(nn.Module):
 
     def __init__(self, size_hidden: int = 100, size_out: int = 10) -> None:
         super().__init__()
-        self.settings: dict[str, Any] = {}  # how it was trained
         layers = [nn.Linear(784, size_hidden), nn.ReLU()]
         for _ in range(3):
             layers += [nn.Linear(size_hidden, size_hidden), nn.ReLU()]
@@ -55,6 +51,10 @@ class MultilayerPerceptron(nn.Module):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Map MNIST vectors [N, 784] to logits [N, size_out]."""
         return self.layers(vectors)
+
+    def sizes(self) -> list[int]:
+        """Return the number of inputs, and of the outputs of each linear layer."""
+        return [784, *(layer.out_features for layer in self.layers if isinstance(layer, nn.Linear))]
 
 
 # 3.2 The accuracy
@@ -86,40 +86,49 @@ def train(
     seed: int = 0,
     report: Callable[[int, History], None] = lambda epoch, history: None,
 ) -> History:
-    """Train with Adam and cross-entropy on the model's device, validating on the full test split after every epoch.
+    """Train with Adam and cross-entropy on the model's device, and validate on the test split after every epoch.
 
-    Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many training images,
-    taken at the same moment, and the `seconds` of training and validation; `report` is called after every epoch.
-    Raises `Failure` when a loss is no longer finite.
+    Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many train images as
+    there are test images, at the same moment, and the `seconds` of training and validation; `report` is called after
+    every epoch. Raises `Failure` when a loss is no longer finite.
     """
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test = tensors(test_data, device)
-    sample = vectors[: len(test[0])], labels[: len(test[0])]
+    splits = {"train": (vectors[: len(test[1])], labels[: len(test[1])]), "test": test}
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+    flags = {"fused": True, "capturable": device.type == "cuda"}  # the latter counts steps on the GPU, for recording
+    known = inspect.signature(OPTIMIZER).parameters
+    optimizer = OPTIMIZER(
+        model.parameters(), lr=learning_rate, **{name: flags[name] for name in flags if name in known}
+    )
     criterion = nn.CrossEntropyLoss()
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        """Learn from the images of these indices [B]; return their loss before the step."""
+        loss = criterion(model(rows(vectors, batch)), rows(labels, batch))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    take_step = recorded(step) if device.type == "cuda" else step
     history: History = {name: [] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")}
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         order = torch.randperm(len(labels), generator=generator).to(device)
-        losses = []
-        for batch in tqdm(order.split(batch_size), f"epoch {epoch}", leave=False, disable=None):
-            loss = criterion(model(vectors.index_select(0, batch)), labels.index_select(0, batch))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        for split, (images, classes) in (("train", sample), ("test", test)):
+        batches = tqdm(order.split(batch_size), f"epoch {epoch}", leave=False, disable=None)
+        losses = [take_step(batch) for batch in batches]
+        for split, (images, classes) in splits.items():
             with torch.no_grad():
                 logits = model(images)
             losses.append(criterion(logits, classes))
             history[f"{split}_loss"].append(losses[-1].item())
             history[f"{split}_accuracy"].append(batch_accuracy(logits, classes))
-        finite = torch.stack(losses).isfinite()  # one look per epoch: one per step would wait for the device
+        finite = torch.stack(losses).isfinite()  # checked once per epoch: each check waits for the GPU
         if not finite.all():
-            step = min(finite.tolist().index(False) + 1, len(losses) - 2)
-            raise Failure(f"the loss is not finite in epoch {epoch}, step {step}; take a smaller --learning-rate")
+            number = min(finite.tolist().index(False) + 1, len(losses) - 2)
+            raise Failure(f"the loss is not finite in epoch {epoch}, step {number}; take a smaller --learning-rate")
         history["seconds"].append(time.perf_counter() - start)
         report(epoch, history)
     return history
@@ -127,9 +136,60 @@ def train(
 
 def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError when they are not that."""
-    check_shape(data.vectors, "N", 784)
-    check_labels(data.labels, len(data.vectors), 10)
-    return torch.as_tensor(data.vectors).to(device), torch.as_tensor(data.labels).to(device)
+    vectors, labels = map(np.asarray, data)
+    check_shape(vectors, "N", 784)
+    check_labels(labels, len(vectors), 10)
+    return torch.as_tensor(vectors, dtype=torch.float32, device=device), torch.as_tensor(labels).long().to(device)
+
+
+def rows(array: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """Return the rows of these indices, in the way that is faster on the array's device."""
+    return array[batch] if array.is_cuda else array.index_select(0, batch)
+
+
+def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return `step`, which maps the indices of a batch [B] to its loss, replayed as a CUDA graph after a few calls.
+
+    A step is some 45 kernels of microseconds, and Python takes far longer to start them one by one than a graph takes
+    to start them all. A graph works on the same memory every time, so the batch is copied to where it was recorded. The
+    first steps and batches of another size run as they are, and so do all where recording fails.
+    """
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    calls, works = 0, True
+    buffer = loss = torch.empty(0)
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        usual = torch.backends.cuda.preferred_blas_library()
+        torch.backends.cuda.preferred_blas_library("cublaslt")  # its float32 products are the fastest for few rows
+        try:
+            return step(batch)
+        finally:
+            torch.backends.cuda.preferred_blas_library(usual)
+
+    def call(batch: torch.Tensor) -> torch.Tensor:
+        nonlocal calls, works, buffer, loss
+        calls += 1
+        if calls <= WARM_UP:  # on a stream of their own, as CUDA asks for
+            buffer = buffer if calls > 1 else batch.clone()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = run(batch)
+            torch.cuda.current_stream().wait_stream(stream)
+            return result
+        if works and not loss.numel() and batch.shape == buffer.shape:
+            try:
+                with torch.cuda.graph(graph):  # this runs nothing: the replay below is the step
+                    loss = run(buffer)
+            except RuntimeError as error:
+                works, reason = False, str(error).partition("\n")[0]
+                print(f"CUDA cannot record a training step ({reason}); training goes on without", file=sys.stderr)
+        if not loss.numel() or batch.shape != buffer.shape:
+            return run(batch)
+        buffer.copy_(batch)
+        graph.replay()
+        return loss.clone()
+
+    return call
 
 
 @torch.no_grad()
@@ -141,67 +201,70 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
 
 
 def train_and_save(
-    images: Images, test_data: Vectors, options: argparse.Namespace, settings: Mapping[str, Any] = DEFAULTS
+    train_data: Vectors, test_data: Vectors, options: argparse.Namespace, settings: Mapping[str, Any], data: str
 ) -> tuple[MultilayerPerceptron, History]:
     """Train a new network with the seed, on the device and to the checkpoint that the flags name.
 
-    `settings` has the keys of `DEFAULTS`. After every epoch a line is printed and the checkpoint saved, so that an
-    interruption loses one epoch at most.
+    `settings` has the keys of `DEFAULTS`, `data` is the digest of the train split. After every epoch a line is printed
+    and the checkpoint saved, so that an interruption loses one epoch at most.
     """
     # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
     # and wait for each other's threads, slower by hundreds of times.
     torch.set_num_threads(1)
-    runtime.make_writable(options.checkpoint.parent)
-    device = runtime.choose_device(options.device)
+    script.make_writable(options.checkpoint.parent)
+    device = script.choose_device(options.device)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
-    known = {**settings, "seed": options.seed, "data": digest(images)}
-    count = min(len(images.labels), len(test_data.labels))
+    known = {"optimizer": OPTIMIZER.__name__, "layers": model.sizes(), "seed": options.seed, "data": data}
+    count = min(len(train_data.labels), len(test_data.labels))
     print(f"device {device}; train loss and accuracy are of the first {count:,} train images, test of all", flush=True)
 
     def report(epoch: int, history: History) -> None:
         last = {name: values[-1] for name, values in history.items()}
         line = "train loss {train_loss:.4f}, {train_accuracy:.2f} %  test loss {test_loss:.4f}, {test_accuracy:.2f} %"
         tqdm.write(f"epoch {epoch:2}/{settings['epochs']}  {line.format(**last)}  {last['seconds']:.2f} s")
-        model.settings = known | {"epochs": epoch}
-        save_checkpoint(model, options.checkpoint)
+        save_checkpoint(model, {**settings, "epochs": epoch, **known}, options.checkpoint)
 
-    train_data = convert_mnist_to_vectors(images)
     return model, train(model, train_data, test_data, **settings, seed=options.seed, report=report)
 
 
-def save_checkpoint(model: MultilayerPerceptron, path: Path) -> None:
+def save_checkpoint(model: MultilayerPerceptron, settings: Mapping[str, Any], path: Path) -> None:
     """Write the weights and the settings that made them; the file at `path` is complete at any moment."""
-    checkpoint = {"version": CHECKPOINT_VERSION, "settings": model.settings, "weights": model.state_dict()}
     content = io.BytesIO()
-    torch.save(checkpoint, content)
-    with runtime.replacing(path) as temporary:
+    torch.save({"settings": dict(settings), "weights": model.state_dict()}, content)
+    with script.replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
 
-def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
-    """Return the trained network from a checkpoint of task 3, on the CPU, in evaluation mode.
+def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, Any]]:
+    """Return the trained network of a checkpoint, on the CPU, in evaluation mode, and the settings that made it.
 
-    The file is read without running any code from it. Raises `Failure`, a ValueError, when it is not a checkpoint of
-    this network, and PermissionError when it cannot be opened.
+    The file is read without running any code from it. Raises `Failure`, a ValueError, when it is damaged or not a
+    checkpoint of this network, and PermissionError when it cannot be opened.
     """
     model = MultilayerPerceptron()
-    again = "make a new one with python task3.py"
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip():
+                raise ValueError("wrong check sum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if checkpoint["version"] != CHECKPOINT_VERSION:
-            raise Failure(f"{path} is of version {checkpoint['version']}, not {CHECKPOINT_VERSION}; {again}")
         model.load_state_dict(checkpoint["weights"])
-        model.settings = dict(checkpoint["settings"])
+        settings = json.loads(json.dumps(dict(checkpoint["settings"]), allow_nan=False))
+        if not all(weights.isfinite().all() for weights in model.parameters()):
+            raise ValueError("weights that are not finite")
     except FileNotFoundError as error:
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
-    except (Failure, PermissionError):
+    except PermissionError:
         raise
-    except DAMAGE as error:
-        raise Failure(f"{path} is not a checkpoint of this network; {again}") from error
-    if not all(weights.isfinite().all() for weights in model.parameters()):
-        raise Failure(f"{path} holds weights that are not finite; {again}")
-    return model.eval()
+    except Exception as error:  # zipfile, torch and json raise many kinds
+        advice = "make a new one with python task3.py"
+        raise Failure(f"{path} is damaged or not a checkpoint of this network; {advice}") from error
+    return model.eval(), settings
+
+
+def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
+    """Return the trained network of a checkpoint, as `read_checkpoint` does."""
+    return read_checkpoint(path)[0]
 
 
 def time_large_batches(device: torch.device, train_data: Vectors, test_data: Vectors) -> float:
@@ -218,8 +281,8 @@ def training_figure(
     figure.get_layout_engine().set(wspace=0.05)
     panels = figure.subplot_mosaic([["loss", "matrix"], ["accuracy", "matrix"]], width_ratios=(1, 1.5))
     loss, accuracy = panels["loss"], panels["accuracy"]
-    draw_history(loss, history, "loss", digits=3)
-    draw_history(accuracy, history, "accuracy", digits=1)
+    plotting.draw_history(loss, history, "loss", digits=3)
+    plotting.draw_history(accuracy, history, "accuracy", digits=1)
     loss.set(ylabel="loss", ylim=(0, 1.05 * loss.get_ylim()[1]))
     accuracy.set_ylabel("accuracy (%)")
     accuracy.margins(y=0.15)
@@ -239,13 +302,13 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, in
     """Draw a confusion matrix [10, 10]: errors tinted, the named pairs boxed, the recall of each class at the right."""
     diagonal = np.eye(10, dtype=bool)
     errors = np.where(diagonal, 0, matrix)
-    colours = mpl.colormaps["Oranges"](0.1 + 0.85 * errors / errors.max(initial=1))  # [10, 10, 4]
-    colours[matrix == 0], colours[diagonal] = 1, mpl.colors.to_rgba("0.9")
-    draw_cells(axes, colours, np.where(matrix > 0, matrix.astype(str), ""), fontsize=6.5)
+    colours = plt.get_cmap("Oranges")(0.1 + 0.85 * errors / errors.max(initial=1))  # [10, 10, 4]
+    colours[matrix == 0], colours[diagonal] = 1, (0.9, 0.9, 0.9, 1)
+    plotting.draw_cells(axes, colours, np.where(matrix > 0, matrix.astype(str), ""), fontsize=6.5)
     for text in axes.texts[::11]:  # the diagonal
         text.set_color("0.4")
     for corner in [corner for pair in pairs for corner in (pair, pair[::-1])]:
-        axes.add_patch(Rectangle(np.subtract(corner, 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False))
+        axes.add_patch(plt.Rectangle(np.subtract(corner, 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False))
     for row, size in enumerate(matrix.sum(axis=1)):
         axes.text(9.8, row, f"{100 * matrix[row, row] / size:.1f}" if size else "", fontsize=7, va="center")
     axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
@@ -255,9 +318,9 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, in
 def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the pieces of 3.1 and 3.2."""
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
-    test_data = convert_mnist_to_vectors(test_images)
+    train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
     settings = {name: getattr(options, name) for name in DEFAULTS}
-    model, history = train_and_save(train_images, test_data, options, settings)
+    model, history = train_and_save(train_data, test_data, options, settings, digest(train_images))
     seconds, device = history.pop("seconds"), next(model.parameters()).device
 
     probabilities = predict_probabilities(model, test_data.vectors)
@@ -268,12 +331,12 @@ def main(options: argparse.Namespace) -> None:
     surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:10]]
     titles = [f"{test_data.labels[k]} → {predicted[k]}" for k in surest]
 
-    save_figure(training_figure(history, matrix, pairs), options.figures, "task3_training")
-    figure = image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8))
-    save_figure(figure, options.figures, "task3_errors")
+    plotting.save_figure(training_figure(history, matrix, pairs), options.figures, "task3_training")
+    figure = plotting.image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.8))
+    plotting.save_figure(figure, options.figures, "task3_errors")
     results = {
-        "data": {"train": model.settings["data"], "test": digest(test_images)},
-        "network": model.settings,
+        "data": {"train": digest(train_images), "test": digest(test_images)},
+        "network": read_checkpoint(options.checkpoint)[1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
         "confusion": matrix.tolist(),
@@ -282,16 +345,16 @@ def main(options: argparse.Namespace) -> None:
         "shown_errors": len(surest),
         "timing": {
             "seconds_per_epoch": float(np.median(seconds)),
-            "seconds_large_batches": time_large_batches(device, convert_mnist_to_vectors(train_images), test_data),
+            "seconds_large_batches": time_large_batches(device, train_data, test_data),
             "large_batch": LARGE_BATCH,
             "device": str(device),
         },
     }
-    runtime.save_results(options, "task3", results)
-    print(f"left in {options.figures}: task3_*.png, task3_*.svg, task3.json; the network: {options.checkpoint}")
+    script.save_results(options, "task3", results)
+    print(f"written to {options.figures}: task3_*.png, task3_*.svg, task3.json; the network: {options.checkpoint}")
 
 
 if __name__ == "__main__":
-    parser = runtime.script_parser(__doc__, data=True, model=True)
-    runtime.add_training_flags(parser, **DEFAULTS)
-    runtime.run(main, runtime.parse(parser))
+    parser = script.script_parser(__doc__, data=True, model=True)
+    script.add_training_flags(parser, **DEFAULTS)
+    script.run(main, script.parse(parser))

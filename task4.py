@@ -5,31 +5,28 @@ features.npz beside the checkpoint. Without a checkpoint the network is trained 
 """
 
 import argparse
+import os
+import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, product
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from torch import nn
 from tqdm import tqdm
 
-from common.checks import check_shape
+from common import plotting, script
 from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
-from common.explorer import save_page
+from common.explorer import Space, save_page
 from common.pca import PCA, do_pca, project
-from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, class_scatter, draw_cells, save_figure, styled
-from common.runtime import CHECKPOINT, choose_device, parse, replacing, run, save_results, script_parser
+from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
+from common.script import CHECKPOINT, FEATURES, Failure, check_shape
 from common.separation import neighbour_separation
-from task3 import MultilayerPerceptron, load_checkpoint, predict_probabilities, train_and_save
+from task3 import DEFAULTS, MultilayerPerceptron, predict_probabilities, read_checkpoint, train_and_save
 
-NAMES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
 SHOWN_POINTS = 3000
 SILHOUETTE_POINTS = 2500  # its cost grows with the square
 LEGEND = """variance held by two components; accuracy of ten neighbours in their plane and of a linear classifier in the
@@ -37,17 +34,27 @@ full space; silhouette in the plane, from -1 to 1; units that are zero for every
            variance  neighbours    linear  silhouette  dead units"""
 
 
-def load_or_train(options: argparse.Namespace, test_data: Vectors) -> MultilayerPerceptron:
-    """Return the network of the checkpoint; train it first when the default checkpoint does not exist."""
+def load_or_train(options: argparse.Namespace, test_data: Vectors) -> tuple[MultilayerPerceptron, dict[str, Any]]:
+    """Return the network of the checkpoint and its settings; train it first when the default checkpoint is missing.
+
+    Raises `Failure` when the network was trained on another train split than that of the flags.
+    """
+    train_images = load_data(train=True, data_dir=options.data_dir)
+    data = digest(train_images)
     if options.checkpoint.resolve() == CHECKPOINT.resolve() and not CHECKPOINT.exists():
         print(f"no checkpoint {CHECKPOINT.name} yet: training the network of task 3 first", flush=True)
-        train_and_save(load_data(train=True, data_dir=options.data_dir), test_data, options)
-    return load_checkpoint(options.checkpoint).to(choose_device(options.device))
+        train_and_save(convert_mnist_to_vectors(train_images), test_data, options, DEFAULTS, data)
+    model, settings = read_checkpoint(options.checkpoint)
+    if settings.get("data") != data:
+        these = f"{options.data_dir or os.environ.get('MNIST_DIR') or 'MNIST'} (train split {data})"
+        advice = "give the --data-dir of its training, or train another with python task3.py"
+        raise Failure(f"{options.checkpoint} was trained on other data ({settings.get('data')}) than {these}; {advice}")
+    return model.to(script.choose_device(options.device)), settings
 
 
 @torch.no_grad()
 def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[np.ndarray]:
-    """Return the activations right after each of the four ReLUs for `vectors` [N, 784]: four float32 [N, 100] (4.1)."""
+    """Return what stands right after each ReLU for `vectors` [N, 784]: four arrays float32 [N, 100] (4.1)."""
     check_shape(vectors, "N", 784)
     activations = torch.as_tensor(vectors, dtype=torch.float32).to(next(model.parameters()).device)
     features = []
@@ -58,27 +65,24 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
     return features
 
 
-def resemblance(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> float:
-    """Return the correlation between the class means of two planes [N, 2], 0 where nothing varies (4.4)."""
+def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Return points [N, 2] with columns swapped or negated to be most like the reference, and the order of the columns.
+
+    Of all swaps and signs, these have the greatest correlation of the class means.
+    """
     classes = [labels == number for number in np.unique(labels)]
-    means = [np.stack([plane[members].mean(axis=0) for members in classes]) for plane in (points, reference)]
-    centred = [(plane - plane.mean(axis=0)).ravel() for plane in means]  # on the mean of all classes
-    lengths = np.linalg.norm(centred, axis=1)
-    return float(centred[0] @ centred[1] / max(lengths.prod(), np.finfo(float).tiny))
+    means, targets = (np.stack([plane[members].mean(axis=0) for members in classes]) for plane in (points, reference))
+    products = (means - means.mean(axis=0)).T @ (targets - targets.mean(axis=0))  # [2, 2]
+    order = max([0, 1], [1, 0], key=lambda order: np.abs(products[order, [0, 1]]).sum())
+    return points[:, order] * np.where(products[order, [0, 1]] < 0, -1, 1), order
 
 
-def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return points [N, 2] with columns swapped or negated so that they resemble the reference most."""
-    turned = [points[:, order] * signs for order in ([0, 1], [1, 0]) for signs in product((1, -1), repeat=2)]
-    return max(turned, key=lambda plane: resemblance(plane, reference, labels))
-
-
-def linear_accuracy(known: Vectors, tested: Vectors) -> float:
-    """Return the accuracy in per cent on `tested` of logistic regression, standardized by and fitted to `known`."""
-    mean, deviation = known.vectors.mean(axis=0), known.vectors.std(axis=0)
+def linear_accuracy(fit: Vectors, held_out: Vectors) -> float:
+    """Return the accuracy in per cent on `held_out` of logistic regression, standardized by and fitted to `fit`."""
+    mean, deviation = fit.vectors.mean(axis=0), fit.vectors.std(axis=0)
     deviation[deviation == 0] = 1
-    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((known.vectors - mean) / deviation, known.labels)
-    return float(100 * classifier.score((tested.vectors - mean) / deviation, tested.labels))
+    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((fit.vectors - mean) / deviation, fit.labels)
+    return float(100 * classifier.score((held_out.vectors - mean) / deviation, held_out.labels))
 
 
 def measure_separation(
@@ -118,15 +122,23 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     return accuracies
 
 
+def names(spaces: Sequence[Any]) -> list[str]:
+    """Return the names of the pixels and of the layers after them."""
+    return ["pixels", *(f"layer {number}" for number in range(1, len(spaces)))]
+
+
 @styled
 def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw each representation in the plane of its first two components [N, 2], then three measures of all (4.3)."""
-    figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.4))
-    for axes, plane, name, measure in zip(all_axes.flat, points, NAMES, measures, strict=False):
-        class_scatter(axes, plane, labels)
-        axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
+    height = -(-(len(points) + 1) // 3)  # panels
+    figure, all_axes = plt.subplots(height, 3, figsize=(PAGE_WIDTH, 2.2 * height))
+    for axes in all_axes.flat:
         axes.set_axis_off()
-    axes = all_axes[1, 2]
+    for axes, plane, name, measure in zip(all_axes.flat, points, names(measures), measures, strict=False):
+        plotting.class_scatter(axes, plane, labels)
+        axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
+    axes = all_axes.flat[len(points)]
+    axes.set_axis_on()
     lines = {
         "linear": ("linear classifier,\nfull space", "black"),
         "neighbours": ("neighbours\nin the plane", SPLIT_COLOURS["test"]),
@@ -143,11 +155,11 @@ def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: 
             axes.text(place, height, f"{value:.0f}", color=colour, ha="center", **style)
             if place == len(measures) - 1:
                 axes.text(place + 0.5, name_height, name, color=colour, **style)
-    axes.set_xticks(range(len(NAMES)), [name.removeprefix("layer ") for name in NAMES])
-    axes.set(xlim=(-0.6, 7), ylim=(0, 104), yticks=[], title="per cent")
+    axes.set_xticks(range(len(measures)), [name.removeprefix("layer ") for name in names(measures)])
+    axes.set(xlim=(-0.6, len(measures) + 2), ylim=(0, 104), yticks=[], title="per cent")
     axes.set_xlabel("layer", x=0.41)
     axes.spines.left.set_visible(False)
-    axes.spines.bottom.set_bounds(-0.4, len(NAMES) - 0.6)
+    axes.spines.bottom.set_bounds(-0.4, len(measures) - 0.6)
     return figure
 
 
@@ -157,8 +169,8 @@ def classes_figure(measures: Sequence[Mapping[str, Any]]) -> Figure:
     accuracy = np.array([measure["neighbours_per_class"] for measure in measures], float)  # [5, 10]
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 1.3))
     texts = np.where(np.isfinite(accuracy), np.char.mod("%.0f", accuracy), "")
-    draw_cells(axes, mpl.colormaps["Blues"](accuracy / 110), texts, fontsize=7)
-    axes.set_yticks(range(len(NAMES)), NAMES)
+    plotting.draw_cells(axes, plt.get_cmap("Blues")(accuracy / 110), texts, fontsize=7)
+    axes.set_yticks(range(len(measures)), names(measures))
     axes.set_xlabel("accuracy per digit of ten nearest neighbours in the plane (%)")
     return figure
 
@@ -169,52 +181,51 @@ def main(options: argparse.Namespace) -> None:
     check_enough(test_images.labels)
     test_data = convert_mnist_to_vectors(test_images)
     labels = test_data.labels
-    model = load_or_train(options, test_data)
+    model, settings = load_or_train(options, test_data)
     shifted = shifted_accuracy(model, test_images)
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.settings.items())
-    print(f"network: {settings}; accuracy on these {len(labels):,} images {shifted[0]:.2f} %")
+    print(f"accuracy of the network on these {len(labels):,} images {shifted[0]:.2f} %")
+    print("network: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()), flush=True)
 
     features = extract_features(model, test_data.vectors)  # 4.1
-    with replacing(options.checkpoint.with_name("features.npz")) as temporary, temporary.open("wb") as file:
+    with script.replacing(options.checkpoint.with_name(FEATURES)) as temporary, temporary.open("wb") as file:
         np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
+
     spaces = [test_data.vectors, *features]  # 4.2
-    pcas = [do_pca(vectors) for vectors in spaces]
-    planes = [project(vectors, pca) for vectors, pca in zip(spaces, pcas, strict=True)]
-    points = list(accumulate(planes, lambda previous, plane: orient(plane, previous, labels)))
-    measures = [  # 4.3, 4.4
-        measure_separation(*space, labels, options.seed)
-        for space in tqdm(list(zip(spaces, pcas, points, strict=True)), "separation", leave=False, disable=None)
-    ]
+    planes, pages, measures = [], [], []
+    for name, vectors in zip(tqdm(names(spaces), "separation", leave=False, disable=None), spaces, strict=True):
+        pca = do_pca(vectors)
+        plane = project(vectors, pca)
+        plane, order = orient(plane, planes[-1] if planes else plane, labels)
+        planes.append(plane)
+        pages.append(Space(name, plane, [number + 1 for number in order], pca.variance_shares[order]))
+        measures.append(measure_separation(vectors, pca, plane, labels, options.seed))  # 4.3
     print(LEGEND)
-    for name, measure in zip(NAMES, measures, strict=True):
+    for name, measure in zip(names(spaces), measures, strict=True):
         line = "{:9}{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{silhouette:12.3f}{dead_units:12}"
         print(line.format(name, **measure))
 
     shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
-    figure = features_figure([plane[shown] for plane in points], labels[shown], measures)
-    save_figure(figure, options.figures, "task4_features")
-    save_figure(classes_figure(measures), options.figures, "task4_classes")
-    shares = [plane.var(axis=0, ddof=1) / (pca.eigenvalues.sum() or 1) for plane, pca in zip(points, pcas, strict=True)]
+    figure = features_figure([plane[shown] for plane in planes], labels[shown], measures)
+    plotting.save_figure(figure, options.figures, "task4_features")
+    plotting.save_figure(classes_figure(measures), options.figures, "task4_classes")
     page = options.figures / "task4_explorer.html"
     title = f"What the hidden layers make of {len(labels):,} test images"
-    panels = list(zip(NAMES, points, shares, strict=True))
-    save_page(page, panels, test_images.images, labels, predict_probabilities(model, test_data.vectors), title, shown)
+    save_page(page, pages, test_images.images, labels, predict_probabilities(model, test_data.vectors), title, shown)
     results = {
         "data": {"test": digest(test_images)},
-        "network": model.settings,
+        "network": settings,
         "images": len(labels),
         "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
-        "names": NAMES,
+        "names": names(spaces),
         "separation": measures,
-        "resemblance": [resemblance(orient(plane, points[0], labels), points[0], labels) for plane in points],
         "shifted_accuracy": shifted,
     }
-    save_results(options, "task4", results)
-    print(f"left in {options.figures}: task4_*.png, task4_*.svg, task4.json; to explore in a browser: {page}")
+    script.save_results(options, "task4", results)
+    print(f"written to {options.figures}: task4_*.png, task4_*.svg, task4.json; to explore in a browser: {page}")
     if options.show:
-        webbrowser.open(page.resolve().as_uri())
+        os.startfile(page) if sys.platform == "win32" else webbrowser.open(page.resolve().as_uri())
 
 
 if __name__ == "__main__":
-    run(main, parse(script_parser(__doc__, data=True, model=True)))
+    script.run(main, script.parse(script.script_parser(__doc__, data=True, model=True)))

@@ -1,26 +1,21 @@
 """The two moons, and MNIST as arrays and as vectors, read from the IDX files into NumPy."""
 
+import gzip
 import hashlib
-import io
 import math
 import os
+import socket
 import zlib
-from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.checks import Failure
+from common.script import Failure
 
 BUNDLED = Path(__file__).resolve().parent / "mnist"
-MD5 = {  # as torchvision publishes them
-    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
-}
+OFFICIAL = {True: "d18cfd466eb143ac", False: "a0863a96c44e5666"}  # digests of the official train and test split
 
 
 class Moons(NamedTuple):
@@ -67,9 +62,11 @@ def bayes_limit(noise: float) -> tuple[float, float]:
     """
     angle = (np.arange(1000) + 0.5) * np.pi / 1000
     step = noise / 4
-    axes = [np.arange(low - 6 * noise, high + 6 * noise, step) for low, high in ((-1, 2), (-0.5, 1))]
+    arcs = np.stack(half_circles(angle))  # [2, 1000, 2]
+    low, high = arcs.min(axis=(0, 1)) - 6 * noise, arcs.max(axis=(0, 1)) + 6 * noise
+    axes = [np.arange(low[k], high[k], step) for k in (0, 1)]
     densities = []
-    for arc in half_circles(angle):
+    for arc in arcs:
         across, up = (np.exp(-(((axes[k][:, None] - arc[:, k]) / noise) ** 2) / 2) for k in (0, 1))
         densities.append(across @ up.T / (len(angle) * 2 * np.pi * noise**2))
     densities = np.maximum(densities, np.finfo(float).tiny)  # [2, x, y]
@@ -96,13 +93,16 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
 
     `data_dir`, or else the environment variable MNIST_DIR, names a folder with the four IDX files, plain or .gz, of
     any number of 28×28 images. Without both the bundled archives are read; when one is missing or damaged, torchvision
-    downloads it to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
+    downloads MNIST to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
     """
-    split = "train" if train else "t10k"
-    names = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
     folder = data_dir or os.environ.get("MNIST_DIR")
-    contents = [_read_file(Path(folder), name) if folder else _read_official(name) for name in names]
-    return parse_idx(*contents, source=str(folder or "MNIST"))
+    if folder:
+        return read_folder(Path(folder), train)
+    with suppress(Failure, OSError):
+        data = read_folder(BUNDLED, train)
+        if digest(data) == OFFICIAL[train]:
+            return data
+    return download(train)
 
 
 def convert_mnist_to_vectors(data: Images) -> Vectors:
@@ -116,76 +116,75 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
 
 
 def digest(data: Images) -> str:
-    """Return a fingerprint of a split, by which results of one data set are told from those of another."""
+    """Return a fingerprint of a split that identifies the data set in the results."""
     return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
 
 
 def check_enough(labels: np.ndarray) -> None:
-    """Raise `Failure` unless there are two classes and ten images of each that occurs, as statistics need."""
-    counts = np.unique(labels, return_counts=True)[1]
-    if len(counts) < 2 or counts.min() < 10:
-        found = f"{len(counts)} classes of {counts.min()} images or more"
-        raise Failure(f"{found} are too few for statistics; give two of ten images or more")
+    """Raise `Failure` unless two classes or more occur, each in ten images and in one per cent of all."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2 or counts.min() < max(10, len(labels) / 100):
+        found = ", ".join(f"{count} of class {number}" for number, count in zip(classes, counts, strict=True))
+        raise Failure(f"found {found}; at least two classes are needed, each in ten images and in 1 % of all")
 
 
-def parse_idx(images: bytes, labels: bytes, source: str = "IDX data") -> Images:
-    """Return the images and labels of an image and a label file; raise `Failure` unless both are valid and fit."""
-    pixels, classes = _idx_array(images, "image", 3, source), _idx_array(labels, "label", 1, source)
-    count, height, width = pixels.shape
-    if (height, width) != (28, 28):
-        raise Failure(f"{source}: images of {height}×{width} instead of 28×28; give a folder of MNIST's format")
-    if count != len(classes):
-        raise Failure(f"{source}: {count} images but {len(classes)} labels; take both files from one data set")
-    if classes.max() > 9:
-        raise Failure(f"{source}: label {classes.max()} is not a class from 0 to 9; give a data set of ten classes")
-    return Images(pixels.copy(), classes.astype(np.int64))  # writable
+def read_folder(folder: Path, train: bool) -> Images:
+    """Read a split from a folder of IDX files; raise `Failure` when they are missing, invalid or do not fit."""
+    split = "train" if train else "t10k"
+    images = read_idx(folder, f"{split}-images-idx3-ubyte", 3)
+    labels = read_idx(folder, f"{split}-labels-idx1-ubyte", 1)
+    if images.shape[1:] != (28, 28):
+        raise Failure(f"{folder}: images of {images.shape[1]}×{images.shape[2]} instead of 28×28; take MNIST's format")
+    if len(images) != len(labels):
+        raise Failure(f"{folder}: {len(images)} images but {len(labels)} labels; take both files from one data set")
+    if labels.max() > 9:
+        raise Failure(f"{folder}: label {labels.max()} is not a class from 0 to 9; give a data set of ten classes")
+    return Images(images.copy(), labels.astype(np.int64))  # writable
 
 
-def _idx_array(content: bytes, kind: str, dimensions: int, source: str) -> np.ndarray:
-    """Return the array of unsigned bytes in an image or label file, once its magic number and length are right."""
-    file, start, magic = f"{source}: the {kind} file", 4 * (1 + dimensions), 0x800 + dimensions
-    if len(content) < start:
-        raise Failure(f"{file} is cut short within its header; get it again")
-    found, *sizes = np.frombuffer(content[:start], ">u4").tolist()
+def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
+    """Read an array of unsigned bytes from an IDX file, plain or .gz, also in a folder of the file's own name."""
+    stems = folder / name, folder / name / name  # some archivers unpack a file into such a folder
+    path = next((path for stem in stems for path in (stem, Path(f"{stem}.gz")) if path.is_file()), None)
+    if path is None:
+        advice = "--data-dir or MNIST_DIR takes a folder with the four IDX files"
+        raise Failure(f"no file {name} or {name}.gz in {folder}; {advice}")
+    content = path.read_bytes()
+    if path.suffix == ".gz" and not content.startswith(b"\0\0\x08"):
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise Failure(f"{path} is not a complete gzip archive ({error}); get it again") from error
+        if content.startswith(b"\x1f\x8b"):
+            raise Failure(f"{path} is compressed twice; unpack it once")
+    start, magic = 4 * (1 + dimensions), 0x800 + dimensions
+    found, *sizes = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
     if found != magic:
-        raise Failure(f"{file} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
-    expected = start + math.prod(sizes)
-    if len(content) != expected:
-        raise Failure(f"{file} has {len(content)} bytes where its header promises {expected}; get it again")
-    if expected == start:
-        raise Failure(f"{file} holds no {kind}s; give a folder with data")
+        raise Failure(f"{path} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
+    if len(content) != start + math.prod(sizes):
+        expected = start + math.prod(sizes)
+        raise Failure(f"{path} has {len(content)} bytes where its header promises {expected}; get it again")
+    if 0 in sizes:
+        raise Failure(f"{path} is empty; give a folder with data")
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
-def _read_file(folder: Path, name: str) -> bytes:
-    """Return the content of an IDX file, plain or .gz, in the folder that the user named."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            content = path.read_bytes()
-            try:
-                return zlib.decompress(content, wbits=31) if path.suffix == ".gz" else content
-            except zlib.error as error:
-                raise Failure(f"{path} is not a complete gzip archive ({error}); get it again") from error
-    raise Failure(f"no {name} or {name}.gz in {folder}; --data-dir or MNIST_DIR takes a folder with the four IDX files")
+def download(train: bool) -> Images:
+    """Return a split that torchvision downloads to the user's cache, once; raise `Failure` if that fails."""
+    patience = socket.getdefaulttimeout()
+    try:
+        from torchvision.datasets import MNIST
 
-
-def _read_official(name: str) -> bytes:
-    """Return the content of the first official archive whose MD5 sum is right; raise `Failure` if there is none."""
-    for archive in _official_archives(name):
-        with suppress(OSError):
-            content = archive.read_bytes()
-            if hashlib.md5(content, usedforsecurity=False).hexdigest() == MD5[name]:
-                return zlib.decompress(content, wbits=31)
-    advice = f"restore it, or delete {archive.parents[2]} and try again, or name a folder with the files in MNIST_DIR"
-    raise Failure(f"{BUNDLED / archive.name} is missing or damaged, and a good copy could not be downloaded; {advice}")
-
-
-def _official_archives(name: str) -> Iterator[Path]:
-    """Yield the paths to try: the bundled archive, then torchvision's in the user's cache, downloaded if need be."""
-    yield BUNDLED / f"{name}.gz"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-    from torchvision.datasets import MNIST
-
-    with redirect_stdout(io.StringIO()), suppress(Exception):  # whatever it says, the check sum decides
-        MNIST(str(cache), download=True)
-    yield cache / "MNIST" / "raw" / f"{name}.gz"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
+        socket.setdefaulttimeout(10)  # seconds without an answer
+        split = MNIST(cache, train, download=True)
+        data = Images(split.data.numpy(), split.targets.numpy())
+        if digest(data) != OFFICIAL[train]:
+            raise ValueError(f"{cache} holds other data, delete it")
+    except Exception as error:  # torchvision may be broken, the home folder missing, the network down
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        advice = "restore it, or name a folder with the four IDX files in MNIST_DIR"
+        raise Failure(f"{BUNDLED} is missing or damaged, and the download failed ({reason}); {advice}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
+    return data

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
 from bokeh import models as bk
@@ -24,9 +25,8 @@ from bokeh.transform import linear_cmap
 from PIL import Image
 
 from common.plotting import CLASS_COLOURS, text_colour
-from common.runtime import replacing
+from common.script import replacing
 
-Space = tuple[str, np.ndarray, Sequence[float]]  # name, points [N, 2], the two components' shares of the variance
 CLASSES = list(range(len(CLASS_COLOURS)))
 ACROSS, ZOOM = 64, 4  # images in a row of the sheet of all images, enlargement in the tooltip
 STRETCH = {"sizing_mode": "stretch_both"}
@@ -37,8 +37,9 @@ PAGE = Template("""<!DOCTYPE html>
   body { display: grid; grid-template-rows: auto minmax(560px, 1fr); padding: 8px 12px; font: 14px/1.35 sans-serif }
   h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }</style>
 <script>$bokeh</script>
-<header><h1>$title</h1><p>Each dot is one of $count test images, all that the network gets wrong (dark rim) among them.
-Point at a dot to see its image; click or drag to select images in every panel, Escape to clear; scroll to zoom.</p>
+<header><h1>$title</h1><p>Each dot is one of $count test images: some that the network gets right, and all $wrong that
+it gets wrong (dark rim), $error % of all. The bars weigh the dots for this. Point at a dot to see its image; click or
+drag to select images in every panel, Escape to clear; scroll to zoom.</p>
 </header><main id="page"></main><script>(async () => {
   const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
   const context = new OffscreenCanvas(width, height).getContext("2d");
@@ -62,6 +63,7 @@ FILTER = """const {label, wrong} = digits.data;
 shown.indices = [...label.keys()].filter(i => classes.active.includes(label[i]) && (wrong[i] || !errors.active));
 digits.selected.indices = digits.selected.indices.filter(i => shown.indices.includes(i));"""
 SUMMARY = """const {data, selected: {indices}} = digits, {number} = bars.data, {rgba, width} = window.sheet;
+const weigh = images => images.reduce((sum, i) => sum + data.weight[i], 0);
 const chosen = indices.length ? indices : shown.indices, mean = picture.data.image[0].fill(0);
 for (const i of chosen)
   for (let k = 0; k < mean.length; k++)
@@ -73,12 +75,22 @@ if (chosen.length == 1) {
   bars.data = {...bars.data, share, text, wrong: share.map(() => 0)};
   words.text = `Image ${data.number[i]}: label ${data.label[i]}, network ${data.answer[i]}<br>bars: its probabilities`;
 } else {
-  const members = number.map(k => chosen.filter(i => data.label[i] == k)), sizes = members.map(each => each.length);
-  const wrong = members.map(each => each.filter(i => data.wrong[i]).length), most = Math.max(1, ...sizes);
-  bars.data = {...bars.data, share: sizes.map(n => n / most), text: sizes.map(String), wrong: wrong.map(n => n / most)};
-  words.text = `${chosen.length} images ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} of
-    them wrong<br>their mean; bars: images of each class (dark: wrong)`;
+  const members = number.map(k => chosen.filter(i => data.label[i] == k)), most = Math.max(1, ...members.map(weigh));
+  const sizes = members.map(weigh), wrong = members.map(each => each.filter(i => data.wrong[i]).length);
+  const text = sizes.map(size => size.toFixed(0));
+  bars.data = {...bars.data, share: sizes.map(n => n / most), text, wrong: wrong.map(n => n / most)};
+  words.text = `${chosen.length} dots ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} of them
+    wrong<br>their mean; bars: about how many of all images (dark: wrong)`;
 }"""
+
+
+class Space(NamedTuple):
+    """One panel: points [N, 2], the numbers of the components that its axes show, their shares of the variance."""
+
+    name: str
+    points: np.ndarray
+    components: Sequence[int]
+    shares: Sequence[float]
 
 
 def sprite_sheet(images: np.ndarray) -> str:
@@ -92,12 +104,14 @@ def sprite_sheet(images: np.ndarray) -> str:
 
 def draw_panel(digits: bk.ColumnDataSource, space: Space, parts: dict[str, bk.Model]) -> figure:
     """Draw one space: dots for the images `shown`, which alone can be selected, and rings for the images `marked`."""
-    name, _, shares = space
+    name = space.name
     place = {"x": f"{name} x", "y": f"{name} y", "source": digits}
     axes = figure(title=name, match_aspect=True, lod_threshold=None, min_width=200, min_height=200, **BARE)
     axes.axis.minor_tick_line_color, axes.axis.axis_label_text_font_style = None, "normal"
-    labels = (f"component {number} ({share:.1%} of the variance)" for number, share in enumerate(shares, 1))
-    axes.xaxis.axis_label, axes.yaxis.axis_label = labels
+    axes.xaxis.axis_label, axes.yaxis.axis_label = (
+        f"component {number} ({share:.1%} of the variance)"
+        for number, share in zip(space.components, space.shares, strict=True)
+    )
     # The ranges hold the outermost dots of all classes, shown or not, so that the buttons of the classes move nothing.
     outermost = [int(find(digits.data[place[axis]])) for axis in "xy" for find in (np.argmin, np.argmax)]
     axes.scatter(**place, view=bk.CDSView(filter=bk.IndexFilter(outermost)), visible=False)
@@ -159,10 +173,12 @@ def save_page(
     `images` are uint8 [N, 28, 28], `labels` integers [N] and `probabilities` the network's [N, 10].
     """
     answers = probabilities.argmax(axis=1)
-    numbers = np.concatenate([shown, np.setdiff1d(np.flatnonzero(answers != labels), shown)]).astype(int)  # [M]
-    values = {"number": np.arange(len(labels)), "label": labels, "answer": answers, "wrong": answers != labels}
+    wrong = answers != labels
+    numbers = np.concatenate([shown, np.setdiff1d(np.flatnonzero(wrong), shown)]).astype(int)  # [M]
+    weight = np.where(wrong, 1, (~wrong).sum() / max((~wrong[numbers]).sum(), 1))  # how many images a dot stands for
+    values = {"number": np.arange(len(labels)), "label": labels, "answer": answers, "wrong": wrong, "weight": weight}
     values |= {"sure": 100 * probabilities.max(axis=1), **{f"p{k}": probabilities[:, k] for k in CLASSES}}
-    values |= {f"{name} {axis}": points[:, k] for name, points, _ in spaces for k, axis in enumerate("xy")}
+    values |= {f"{space.name} {axis}": space.points[:, k] for space in spaces for k, axis in enumerate("xy")}
     top, left = 28 * np.array(divmod(np.arange(len(numbers)), ACROSS))  # in the sheet
     columns = {name: each[numbers] for name, each in values.items()} | {"top": top, "left": left}
     digits = bk.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()})
@@ -193,6 +209,7 @@ def save_page(
         item = item.replace(f'"{name}"', f'"m{number}"')
     scripts = Resources("inline", components=["bokeh", "bokeh-widgets"], log_level="error").js_raw
     fields = {"title": html.escape(title), "count": f"{len(numbers):,}", "bokeh": "\n".join(scripts)}
+    fields |= {"wrong": f"{wrong.sum():,}", "error": f"{100 * wrong.mean():.2f}"}
     fields |= {"sheet": sprite_sheet(images[numbers]), "item": item}
     with replacing(path) as temporary:
         temporary.write_text(PAGE.substitute(fields), encoding="utf-8", newline="\n")

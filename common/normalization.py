@@ -11,7 +11,7 @@ over S: the parts of the gradient that would shift or scale all of S have no eff
 
 import numpy as np
 
-from common.checks import check_shape, saved_by_forward
+from common.script import check_shape, saved_by_forward
 
 EPSILON = 1e-5
 MOMENTUM = 0.1  # the weight of the newest batch in the running statistics

@@ -26,33 +26,40 @@ class PCA(NamedTuple):
 
 def do_pca(vectors: np.ndarray) -> PCA:
     """Return the PCA of `vectors` [N, D], whose covariance has 1/(N-1); raise ValueError for N < 2, NaN or infinity."""
-    vectors = _as_matrix(vectors)
-    if len(vectors) < 2:
+    vectors = as_matrix(vectors)
+    count, dimensions = vectors.shape
+    if count < 2:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
+    total, products = np.zeros(dimensions), np.zeros((dimensions, dimensions))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        mean = vectors.mean(axis=0, dtype=np.float64)
-        covariance = np.zeros((len(mean), len(mean)))
-        for block in np.array_split(vectors, -(-len(vectors) // BLOCK_ROWS)):
-            centred = block - mean.astype(vectors.dtype)
-            covariance += centred.T @ centred / (len(vectors) - 1)
+        # A guess of the mean, in the precision of the vectors; what it is off by is small, and is corrected below.
+        guess = vectors[:BLOCK_ROWS].mean(axis=0, dtype=np.float64).astype(vectors.dtype)
+        for block in np.array_split(vectors, -(-count // BLOCK_ROWS)):
+            centred = block - guess
+            total += np.ones(len(block), vectors.dtype) @ centred
+            products += centred.T @ centred
+        offset = total / count
+        covariance = (products - count * np.outer(offset, offset)) / (count - 1)
     if not np.isfinite(covariance).all():
         raise ValueError(f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity")
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # in ascending order
     eigenvalues, eigenvectors = eigenvalues[::-1].clip(min=0), eigenvectors[:, ::-1]  # below 0 is a rounding error
-    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(len(mean))]
-    return PCA(eigenvectors * np.sign(largest), eigenvalues, mean)
+    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(dimensions)]
+    return PCA(eigenvectors * np.sign(largest), eigenvalues, guess + offset)
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     """Return the coordinates [N, n] of centred `vectors` [N, D] along the first n components, by the dot product."""
-    vectors = _as_matrix(vectors)
+    vectors = as_matrix(vectors)
     dimensions = len(pca.mean)
     if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
         raise ValueError(f"expected vectors [N, {dimensions}] and 1 ≤ n ≤ {dimensions}, got {vectors.shape} and n={n}")
-    return (vectors - pca.mean.astype(vectors.dtype)) @ pca.eigenvectors[:, :n].astype(vectors.dtype)
+    components = pca.eigenvectors[:, :n].astype(vectors.dtype)
+    guess = pca.mean.astype(vectors.dtype)
+    return (vectors - guess) @ components - ((pca.mean - guess) @ pca.eigenvectors[:, :n]).astype(vectors.dtype)
 
 
-def _as_matrix(vectors: np.ndarray) -> np.ndarray:
+def as_matrix(vectors: np.ndarray) -> np.ndarray:
     """Return a 2-D float array; what is not float32 becomes float64."""
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.size == 0 or vectors.dtype.kind not in "biuf":

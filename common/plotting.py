@@ -1,6 +1,7 @@
 """One style for every figure, and what the figures of two scripts share.
 
-Figures are drawn at the size at which they are placed, so that all text has one size; `save_figure` alone writes.
+Figures are drawn at the size at which they are placed, so that all text has one size; `save_figure` alone writes. The
+scripts import matplotlib's names from here, since common/__init__.py has to come before matplotlib.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.runtime import replacing
+from common.script import replacing
 
 PAGE_WIDTH = 6.6  # inches between the margins of the answers
 # Assigned so that digits that are easily confused have colours that are not
@@ -32,6 +33,10 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
         figure.set_layout_engine("none")  # the layout is found: to find it again takes as long as to draw
+    if "inline" in plt.get_backend():  # in a notebook
+        plt.show()
+    if plt.get_backend().lower() == "agg" or "inline" in plt.get_backend():
+        plt.close(figure)
 
 
 @styled

@@ -1,4 +1,4 @@
-"""How well classes separate: nearest neighbours, and what a confusion matrix [true class, predicted class] shows."""
+"""How well classes separate: nearest neighbours, and figures of a confusion matrix [true class, predicted class]."""
 
 from itertools import combinations
 from typing import Any
@@ -30,17 +30,17 @@ def accuracy_per_class(matrix: np.ndarray) -> list[float | None]:
     return [float(100 * right / size) if size else None for right, size in counts]
 
 
-def neighbour_separation(known: Vectors, tested: Vectors) -> dict[str, Any]:
-    """Return how well ten nearest neighbours among `known` classify `tested`, both with vectors [N, D].
+def neighbour_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
+    """Return how well ten nearest neighbours in `fit` classify `held_out`, both with vectors [N, D].
 
     `accuracy` is in per cent; `accuracy_per_class` and the most confused `pairs` are those of its confusion matrix.
     """
     # A tree is quicker in few dimensions, comparing all pairs is in many; both are exact.
-    algorithm = "kd_tree" if known.vectors.shape[1] <= 5 else "brute"
-    classifier = KNeighborsClassifier(min(10, len(known.labels)), algorithm=algorithm).fit(*known)
-    matrix = confusion_matrix(tested.labels, classifier.predict(tested.vectors), labels=range(10))
+    algorithm = "kd_tree" if fit.vectors.shape[1] <= 5 else "brute"
+    classifier = KNeighborsClassifier(min(10, len(fit.labels)), algorithm=algorithm).fit(*fit)
+    matrix = confusion_matrix(held_out.labels, classifier.predict(held_out.vectors), labels=range(10))
     return {
-        "accuracy": float(100 * np.trace(matrix) / len(tested.labels)),
+        "accuracy": float(100 * np.trace(matrix) / len(held_out.labels)),
         "accuracy_per_class": accuracy_per_class(matrix),
         "pairs": confused_pairs(matrix),
     }

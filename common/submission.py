@@ -15,37 +15,46 @@ from pathlib import Path
 
 import typst
 
-from common.checks import Failure
-from common.runtime import CHECKPOINT, DEVICES, FIGURES, ROOT, parse, replacing, run, script_parser
+from common.script import CHECKPOINT, DEVICES, FIGURES, ROOT, Failure, parse, replacing, run, script_parser
+
+ANSWERS = FIGURES / "answers"
 
 
 def parse_options() -> argparse.Namespace:
-    """Parse the flags of the submission."""
-    parser = script_parser(__doc__, data=True)
+    """Parse the flags of the submission; those that are for the tasks are None unless they are given."""
+    parser = script_parser(__doc__, data=True, show=False)
     parser.prog = "python -m common.submission"
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
+    parser.add_argument("--device", choices=DEVICES, help="where to compute")
     parser.add_argument("--reuse", action="store_true", help="typeset the results that are there, run nothing")
-    parser.add_argument("--author", metavar="NAME", help="name in the header of the pages")
-    parser.add_argument("--student-id", metavar="NUMBER", help="matriculation number beside it")
-    return parse(parser)
+    parser.add_argument("--author", type=readable, metavar="NAME", help="name in the header of the pages")
+    parser.add_argument("--student-id", type=readable, metavar="NUMBER", help="matriculation number beside it")
+    parser.set_defaults(seed=None)
+    options = parse(parser)
+    if options.reuse and (options.seed, options.data_dir, options.device) != (None, None, None):
+        parser.error("--reuse runs no task: leave out --seed, --data-dir and --device")
+    return options
+
+
+def readable(text: str) -> str:
+    """Return the text; raise ValueError when it holds bytes that are no UTF-8."""
+    return text.encode().decode()
 
 
 def run_tasks(options: argparse.Namespace) -> None:
     """Run the four scripts one after the other; end with the status of the first that fails, which says why itself."""
     figures = options.figures.resolve()
-    checkpoint = CHECKPOINT if figures == FIGURES else figures / "mlp.pt"
-    shared = ["--seed", str(options.seed), "--figures", str(figures)]
-    data = ["--data-dir", str(options.data_dir)] if options.data_dir else []
-    model = ["--device", options.device, "--checkpoint", str(checkpoint)]
-    flags = {"task1": [], "task2": data, "task3": data + model, "task4": data + model}
-    for task, own in flags.items():
-        print(f"== {task}.py", flush=True)
-        if status := subprocess.call([sys.executable, str(ROOT / f"{task}.py"), *shared, *own]):
+    given = {name: getattr(options, name) for name in ("seed", "data_dir", "device")}
+    given |= {"figures": figures, "checkpoint": CHECKPOINT if figures == FIGURES else figures / "mlp.pt"}
+    names = ["figures", "seed"], ["figures", "seed", "data_dir"], list(given), list(given)
+    for number, taken in enumerate(names, 1):
+        print(f"== task{number}.py", flush=True)
+        flags = [f"--{name.replace('_', '-')}={given[name]}" for name in taken if given[name] is not None]
+        if status := subprocess.call([sys.executable, str(ROOT / f"task{number}.py"), *flags]):
             raise SystemExit(status)
 
 
 def typeset(folder: Path, author: str | None = None, student_id: str | None = None) -> list[str]:
-    """Set the answers in `figures/` from the results in `folder`, as submission.pdf there; return contradicted claims.
+    """Set the answers from the results in `folder`, as submission.pdf there; return the contradicted claims.
 
     Raises `Failure` when results are missing, not readable or of an older version, and when the source has a mistake.
     """
@@ -60,10 +69,10 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
         except typst.TypstError as error:
             place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", error.diagnostic)
             where = place[0] if place else "answers.typ:1:1"
-            message = error.message.splitlines()[0]
             raise Failure(
-                f"{'figures/' if '.typ' in where else ''}{where}: {message}; correct it there (text needs a backslash "
-                "before # $ @ * _ and <), or, if you did not change it, run python -m common.submission anew"
+                f"{'figures/answers/' if '.typ' in where else ''}{where}: {error.message.splitlines()[0]}; correct it "
+                "there or a little before (text needs a backslash before # $ @ * _ and <), or, if you did not change "
+                "it, run python -m common.submission anew"
             ) from error
     with replacing(folder / "submission.pdf") as target:
         target.write_bytes(document)
@@ -75,17 +84,22 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
 def collect(folder: Path, target: Path) -> str:
     """Copy the answers' source and all results that it names from `folder` to `target`; return the main file's path.
 
-    Raises `Failure`, with the script to run, when results are missing or are not the JSON of their task.
+    Raises `Failure`, with what to do, when results are missing or not of their task, or a source is not UTF-8.
     """
-    for source in FIGURES.glob("*.typ"):
+    for source in ANSWERS.glob("*.typ"):
+        try:
+            text = source.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise Failure(f"figures/answers/{source.name} is not UTF-8; save it in this encoding") from error
         shutil.copy(source, target)
-        for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', source.read_text(encoding="utf-8")):
+        for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', text):
             try:
                 shutil.copyfile(folder / name, target / name)
                 if name.endswith(".json") and "seed" not in json.loads((target / name).read_bytes()):
                     raise ValueError("no results")
             except (FileNotFoundError, ValueError, TypeError) as error:
-                raise Failure(f"{name} is missing or not readable in {folder}; run python {name[:5]}.py") from error
+                command = f"python {name[:5]}.py" + ("" if folder.resolve() == FIGURES else f" --figures {folder}")
+                raise Failure(f"{name} is missing or not readable in {folder}; run {command}") from error
     return str(target / "answers.typ")
 
 
@@ -96,7 +110,7 @@ def main(options: argparse.Namespace) -> None:
     contradicted = typeset(options.figures, options.author, options.student_id)
     print(f"answers: {options.figures / 'submission.pdf'}")
     if contradicted:
-        advice = "Rewrite these sentences in the .typ files of figures/, or run the task again with its defaults"
+        advice = "Rewrite these sentences in figures/answers/, or run the task again with its defaults"
         raise Failure(f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}. {advice}")
 
 

@@ -1,4 +1,4 @@
-"""What every script does around its work: flags, device, results file, complete files, one line for every error."""
+"""What every script does around its work: flags, device, complete files, errors in one line, argument checks."""
 
 import argparse
 import glob
@@ -7,7 +7,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,32 +14,71 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-
-from common.checks import Failure
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
+FEATURES = "features.npz"  # task 4 writes it beside the checkpoint
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
 STALE_SECONDS = 3600  # no file takes that long to write: a temporary file of this age is a killed run's
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class Failure(ValueError):
+    """An error that the user can fix: the message is one line that says what is wrong and what to do."""
+
+
+# Argument checks
+
+
+def saved_by_forward(saved: Any) -> Any:
+    """Return what a forward pass saved for the backward pass; raise ValueError when there was none."""
+    if saved is None:
+        raise ValueError("call forward or loss with remember=True before backward")
+    return saved
+
+
+def check_shape(array: np.ndarray, *expected: int | str) -> None:
+    """Raise ValueError unless the array has this shape; a letter stands for any length but zero."""
+    fits = len(array.shape) == len(expected) and 0 not in array.shape
+    if not fits or any(
+        isinstance(want, int) and want != have for have, want in zip(array.shape, expected, strict=True)
+    ):
+        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {list(array.shape)}")
+
+
+def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
+    """Raise ValueError unless the labels are `count` integers from 0 to `classes` - 1."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"expected {count} integer labels [N], got {labels.dtype} of shape {list(labels.shape)}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+
+
+# The command line
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the description and shows every default."""
 
 
-def script_parser(description: str, data: bool = False, model: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the flags that scripts share; `data` and `model` add those of MNIST and of the network."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_HelpFormatter)
+def script_parser(
+    description: str, data: bool = False, model: bool = False, show: bool = True
+) -> argparse.ArgumentParser:
+    """Return a parser with the flags that scripts share, those of MNIST with `data`, of the network with `model`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("--seed", type=seed_number, default=0, help="seed of every random draw")
     parser.add_argument("--figures", type=Path, default=FIGURES, metavar="DIR", help="folder for figures and results")
-    parser.add_argument("--show", action="store_true", help="open the figures in windows as well")
+    parser.set_defaults(show=False)
+    if show:
+        parser.add_argument("--show", action="store_true", help="open the figures in windows as well")
     if data:
         help_text = "folder with the four IDX files, plain or .gz; without it the variable MNIST_DIR, then common/mnist"
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
     if model:
         parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
-        parser.add_argument("--checkpoint", type=file_path, default=CHECKPOINT, metavar="FILE", help="trained network")
+        parser.add_argument("--checkpoint", type=network_file, default=CHECKPOINT, metavar="FILE", help="the network")
     return parser
 
 
@@ -52,35 +90,38 @@ def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size:
     parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
 
 
-def _flag_type(convert: Callable, fits: Callable, expected: str, pattern: str = "(?s:.*)") -> Callable[[str], Any]:
-    """Return a `type` for argparse, which converts a text of the pattern or says in one line what was expected."""
+def number_type(kind: type, fits: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    """Return a `type` for argparse that reads a number or says in one line what was expected."""
 
-    def parse_text(text: str) -> Any:
+    def read(text: str) -> float:
         with suppress(ValueError):
-            if re.fullmatch(pattern, text) and fits(value := convert(text)):
-                return value
+            if text.isascii() and "_" not in text and fits(number := kind(text)):  # Python would take 1_0 and ١ as well
+                return number
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
-    return parse_text
+    return read
 
 
-MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
-positive_int = _flag_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}", "[0-9]+")
-seed_number = _flag_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}", "[0-9]+")
-positive_float = _flag_type(float, lambda number: 0 < number < math.inf, "a finite number above zero")
-file_path = _flag_type(Path, lambda path: not os.path.isdir(path), "the name of a file; it is a folder")
+def network_file(text: str) -> Path:
+    """Read the path of a checkpoint; a folder and the name of task 4's features are refused."""
+    path = Path(text)
+    if os.path.isdir(path) or path.name.lower() == FEATURES:
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder or has the name of task 4's features, not of a network")
+    return path
+
+
+positive_int = number_type(int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}")
+seed_number = number_type(int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}")
+positive_float = number_type(float, lambda number: 0 < number < math.inf, "a finite number above zero")
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line and prepare the output: a console that lacks a character shows a mark instead."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, which neither tqdm nor joblib's workers expect
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-            os.set_inheritable(getattr(sys, name).fileno(), True)
-        elif hasattr(getattr(sys, name), "reconfigure"):  # not in IDLE and notebooks
-            getattr(sys, name).reconfigure(errors="replace")
+    """Parse the command line and prepare the output; characters that the console cannot show become ?."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in IDLE and notebooks
+            stream.reconfigure(errors="replace")
     options = parser.parse_args()
-    if not options.show and "MPLBACKEND" not in os.environ:
+    if not options.show and "IPython" not in sys.modules:  # MPLBACKEND may be left by the notebook that started this
         plt.switch_backend("agg")
     return options
 
@@ -102,12 +143,13 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
-        message = f"{error.filename or 'output'}: {error.strerror or error}; fix that, or name another place"
+        advice = "free space, close it in other programs or choose another path"
+        message = f"{error.filename or 'output'}: {error.strerror or error}; {advice}"
         try:
             print(end="", flush=True)
         except OSError:  # discard what stdout cannot take: Python would try again at its exit and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (MemoryError, RuntimeError) as error:  # PyTorch's want of memory is a RuntimeError
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError when it runs out of memory
         if isinstance(error, RuntimeError) and not re.search("(out of|not enough|allocate) memory", str(error)):
             raise
         message = "not enough memory; choose a smaller network or batch"
@@ -130,16 +172,20 @@ def choose_device(name: str = "auto") -> Any:
         if name != "auto":
             raise Failure(f"--device {name} does not work ({reason}); use --device cpu") from error
         print(f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr)
-        torch.cuda.is_available = lambda: False  # optimizers ask, and would use CUDA even for parameters on the CPU
         chosen = "cpu"
     return torch.device(chosen)
 
 
+# Files
+
+
 def make_writable(folder: Path) -> None:
-    """Make the folder if need be; raise OSError, before any work is done, when nothing can be written there."""
+    """Make the folder if it is missing; raise OSError, before any work is done, when nothing can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{os.urandom(4).hex()}.tmp"
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
 
@@ -151,18 +197,23 @@ def replacing(path: Path) -> Iterator[Path]:
     Two runs may write the same file at once. Leftovers of killed runs are removed. OSErrors name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    target = Path(os.path.realpath(path))  # a link stays one
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        for _ in range(20):  # for two seconds: on Windows a viewer or a virus scanner may hold the old file
+            with suppress(PermissionError):
+                return os.replace(temporary, target)
+            time.sleep(0.1)
+        os.replace(temporary, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError):  # another run may clean up as well
-            if time.time() - other.stat().st_mtime > STALE_SECONDS:
-                other.unlink()
+        for other in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            with suppress(FileNotFoundError):  # another run may clean up as well
+                if time.time() - other.stat().st_mtime > STALE_SECONDS:
+                    other.unlink()
 
 
 def save_results(options: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
