@@ -1,386 +1,170 @@
-"""The hidden features, their separation, and the shifted images, each with a case worked by hand."""
+"""Task 4 on small data: features, planes and measures are what NumPy and scikit-learn find; corner cases by hand."""
 
-import argparse
 import json
-from itertools import pairwise
-from pathlib import Path
+import re
+from collections import namedtuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import sklearn.decomposition
 import torch
-from torch import nn
+from conftest import run_script
+from matplotlib.colors import to_rgba_array
+from scipy import ndimage
+from sklearn import linear_model, metrics, neighbors, pipeline, preprocessing
+from sklearn.decomposition import PCA
 
+import task3
 import task4
-from common.checks import Failure
-from common.data import Images, convert_mnist_to_vectors, digest, load_data
-from common.pca import PCA, do_pca, project
-from task3 import MultilayerPerceptron, load_checkpoint, predict_probabilities, save_checkpoint
-from task4 import extract_features, measure_separation, orient, resemblance, shifted_accuracy
+from common.data import digest, load_data
+from common.pca import do_pca, project
+from common.plotting import CLASS_COLOURS
+from common.script import FEATURES, script_parser
+from common.separation import confused_pairs
 
-pytestmark = pytest.mark.usefixtures("same_threads")
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # of single precision
-
-
-# 4.1 The features
+Ran = namedtuple("Ran", "model images labels spaces answers settings results planes classes page stored")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_features_are_what_stands_right_after_each_relu(dtype):
-    torch.manual_seed(0)
-    model = MultilayerPerceptron()
-    expected = vectors = np.random.default_rng(0).normal(size=(6, 784)).astype(dtype)
-    features = extract_features(model, vectors)
-    linear = [layer for layer in model.layers if isinstance(layer, nn.Linear)]
-    assert len(features) == 4
-    for layer, array in zip(linear, features, strict=False):
-        weight, bias = (parameter.detach().numpy() for parameter in (layer.weight, layer.bias))
-        expected = np.maximum(expected @ weight.T + bias, 0)
-        assert array.dtype == np.float32
-        np.testing.assert_allclose(array, expected, **CLOSE)
-        assert (array == 0).any()
-
-
-def save_network(path, epochs=1):
-    """Save a network there."""
-    model = MultilayerPerceptron()
-    model.settings = {"epochs": epochs}
-    save_checkpoint(model, path)
-
-
-@pytest.fixture
-def trainings(tmp_path, monkeypatch):
-    """Make tmp_path/artifacts/mlp.pt the default checkpoint and tmp_path the working directory; count trainings."""
-
-    def train_and_save(train_images, test_data, options):
-        started.append((len(train_images.labels), test_data))
-        save_network(options.checkpoint, epochs=10)
-
-    started = []
-    (tmp_path / "artifacts").mkdir()
-    monkeypatch.setattr(task4, "CHECKPOINT", tmp_path.resolve() / "artifacts" / "mlp.pt")
-    monkeypatch.setattr(task4, "train_and_save", train_and_save)
-    monkeypatch.chdir(tmp_path)
-    return started
-
-
-@pytest.mark.parametrize("path", [None, "artifacts/mlp.pt", "./artifacts/../artifacts/mlp.pt"])
-def test_the_default_checkpoint_is_made_once_however_it_is_named(path, trainings, small_mnist):
-    path = Path(path) if path else task4.CHECKPOINT
-    options = argparse.Namespace(checkpoint=path, data_dir=small_mnist, device="cpu")
-    for _ in range(2):
-        assert task4.load_or_train(options, "test data").settings == {"epochs": 10}
-    assert trainings == [(600, "test data")]
-
-
-def test_another_checkpoint_is_loaded_and_never_made(trainings, tmp_path):
-    options = argparse.Namespace(checkpoint=tmp_path / "other.pt", data_dir=None, device="cpu")
-    with pytest.raises(Failure, match=r"there is no checkpoint .*other\.pt"):
-        task4.load_or_train(options, "test data")
-    save_network(options.checkpoint, epochs=3)
-    assert task4.load_or_train(options, "test data").settings == {"epochs": 3}
-    assert trainings == []
-
-
-# 4.2 The planes
-
-
-@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
-@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_a_reflected_or_swapped_plane_is_turned_back(order, signs):
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 10
-    plane = 3 * rng.normal(size=(10, 2))[labels] + rng.normal(size=(200, 2))
-    before = 5 * plane + [100, -30]  # neither scale nor place matters
-    np.testing.assert_allclose(orient(plane[:, order] * signs, before, labels), plane, **CLOSE)
-
-
-def test_the_resemblance_is_the_correlation_of_class_means_once_they_are_turned():
-    reference, plane = np.array([[-1.0, 0], [0, 0], [1, 0]]), np.array([[-1.0, 1], [0, -2], [1, 1]])
-    labels = np.array([2, 4, 9])
-    assert resemblance(plane, reference, labels) == pytest.approx(0.5)  # 2 / √(2 × 8)
-    turned = 7 * plane[:, ::-1] * [-1, 1] + [3, 4]
-    assert resemblance(orient(turned, reference, labels), reference, labels) == pytest.approx(0.5)
-    assert resemblance(orient(turned, plane, labels), plane, labels) == pytest.approx(1)
-
-
-# 4.3 The separation
-
-
-def pca_with(eigenvalues):
-    """A PCA with these eigenvalues, whose components are the axes."""
-    return PCA(np.eye(len(eigenvalues)), np.array(eigenvalues, float), np.zeros(len(eigenvalues)))
-
-
-def two_classes(count=400):
-    """Vectors [N, 6] of noise, the points of two classes at two places, and the labels."""
-    labels = np.arange(count) % 2
-    vectors = np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)
-    return vectors, labels[:, None] * [[3.0, 4.0]], labels
-
-
-@pytest.mark.parametrize(
-    ("eigenvalues", "variance", "components"),
-    [([51, 30, 10, 5, 4], 81, 3), ([50, 20, 19, 6, 5], 70, 4), ([95, 4, 1], 99, 1)],
-)
-def test_the_variance_in_the_plane_and_the_components_for_nine_tenths_are_counted(eigenvalues, variance, components):
-    measure = measure_separation(two_classes()[0], pca_with(eigenvalues), *two_classes()[1:], seed=0)
-    assert measure["variance"] == pytest.approx(variance)
-    assert measure["components_for_90"] == components
-
-
-def test_a_unit_is_dead_only_if_it_is_exactly_zero_for_every_image():
-    vectors, points, labels = two_classes()
-    vectors[:, :4] = [0, 0, 5, 1e-30]  # dead, dead, constant, tiny
-    vectors[7, 1] = 1e-30  # alive for one image
-    assert measure_separation(vectors, pca_with([1] * 6), points, labels, seed=0)["dead_units"] == 1
-
-
-def test_the_plane_is_measured_in_the_points_and_the_linear_classifier_in_the_vectors():
-    vectors, points, labels = two_classes()
-    measure = measure_separation(vectors, pca_with([1] * 6), points, labels, seed=0)
-    assert measure["neighbours"] == 100
-    assert measure["neighbours_per_class"] == [100, 100] + [None] * 8
-    assert measure["silhouette"] == pytest.approx(1)
-    assert measure["linear"] < 80
-    vectors[:, 0] += 10 * labels
-    measure = measure_separation(vectors, pca_with([1] * 6), 0 * points, labels, seed=0)
-    assert measure["linear"] == 100
-    assert measure["neighbours"] < 80
-    assert measure["pairs"][0]["classes"] == [0, 1]
-    assert measure["pairs"][0]["share"] == pytest.approx(100 - measure["neighbours"])
-    assert measure["silhouette"] == pytest.approx(0)
-
-
-@pytest.fixture
-def halves(monkeypatch):
-    """Collect what the classifiers are given: the known and the tested images of each."""
-    given = []
-    plane = {"accuracy": 0, "accuracy_per_class": [], "pairs": []}
-    monkeypatch.setattr(task4, "neighbour_separation", lambda *splits: given.append(splits) or plane)
-    monkeypatch.setattr(task4, "linear_accuracy", lambda *splits: given.append(splits) or 0.0)
-    return given
-
-
-def test_one_half_of_the_images_is_known_and_the_other_is_tested(halves):
-    number = np.arange(41)
-    for seed in (0, 1):
-        measure_separation(
-            number[:, None] * np.ones(3), pca_with([1, 1]), number[:, None] * np.ones(2), number % 7, seed
-        )
-    rows = [[split.vectors[:, 0].astype(int).tolist() for split in splits] for splits in halves]
-    assert rows[0] == rows[1]  # the neighbours and the linear classifier have the same halves
-    assert rows[2] == rows[3] != rows[0]
-    for known, tested in rows:
-        assert sorted(known + tested) == number.tolist()
-        assert abs(len(known) - len(tested)) == 1
-    for splits, classifier_rows in zip(halves, rows, strict=True):
-        for split, numbers in zip(splits, classifier_rows, strict=True):
-            assert split.labels.tolist() == [each % 7 for each in numbers]
-
-
-# 4.4 The shifts
-
-
-class Recognizes(nn.Module):
-    """A network of which class 1 is every image with ink at one pixel, and class 0 any other."""
-
-    def __init__(self, row, column):
-        super().__init__()
-        self.layer = nn.Linear(784, 2)
-        with torch.no_grad():
-            self.layer.weight.zero_()
-            self.layer.weight[1, 28 * row + column] = 1
-            self.layer.bias.zero_()
-
-    def forward(self, vectors):
-        return self.layer(vectors)
-
-
-@pytest.mark.parametrize("place", [(14, 14), (0, 27)], ids=["in the middle", "at the corner, where shifts wrap around"])
-def test_shifts_go_in_four_directions(place):
-    # Five images of class 1, of which one has its ink in place and each other needs another shift: by 1 to the right,
-    # 2 to the left, 3 down, 4 up. Unshifted one of five is right, else one of the twenty in four directions.
-    images = np.zeros((5, 28, 28), np.uint8)
-    for image, (down, right) in zip(images, ((0, 0), (0, 1), (0, -2), (3, 0), (-4, 0)), strict=True):
-        image[(place[0] - down) % 28, (place[1] - right) % 28] = 255
-    data = Images(images, np.ones(5, np.int64))
-    assert shifted_accuracy(Recognizes(*place), data) == pytest.approx([20, 5, 5, 5, 5])
-
-
-def test_the_labels_decide_what_is_right():
-    data = Images(np.zeros((4, 28, 28), np.uint8), np.array([0, 0, 0, 1]))
-    assert shifted_accuracy(Recognizes(3, 3), data) == pytest.approx([75] * 5)
-
-
-# The figures
-
-
-@pytest.mark.parametrize(
-    ("values", "numbers", "names"),
-    [((50, 48, 49), (62, 48, 55), (80, 48, 64)), ((30, 10, 20), (30, 10, 20), (42, 10, 26)), ((90, 45, 18),) * 3],
-)
-def test_numbers_and_names_are_raised_as_little_as_needed_to_stand_apart(values, numbers, names):
-    keys = ("linear", "neighbours", "variance")
-    figure = task4.features_figure([np.ones((1, 2))], np.zeros(1, int), [dict(zip(keys, values, strict=True))])
-    heights = {text.get_text().split()[0]: text.get_position()[1] for text in figure.axes[5].texts}
-    assert [heights[str(value)] for value in values] == list(numbers)
-    assert [heights[key] for key in keys] == list(names)
-    plt.close("all")
-
-
-def measures_of(count):
-    """Made-up measures, one after another."""
-    keys = ("linear", "neighbours", "variance")
-    return [
-        {key: 10 * place + 3 * number for number, key in enumerate(keys)}
-        | {"neighbours_per_class": [place] * 9 + [None]}
-        for place in range(count)
-    ]
-
-
-def test_the_figure_of_the_features_names_each_accuracy_in_the_plane():
-    rng = np.random.default_rng(0)
-    points = [rng.normal(size=(40, 2)) for _ in range(5)]
-    figure = task4.features_figure(points, np.arange(40) % 10, measures_of(5))
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:5] == ["pixels · 3 %", "layer 1 · 13 %", "layer 2 · 23 %", "layer 3 · 33 %", "layer 4 · 43 %"]
-    for axes, plane in zip(figure.axes, points, strict=False):
-        assert np.array_equal(axes.collections[0].get_offsets(), plane)
-    lines = {tuple(line.get_ydata()) for line in figure.axes[5].lines}
-    assert lines == {tuple(range(start, 50 + start, 10)) for start in (0, 3, 6)}
-    numbers = [(text.get_position()[0], text.get_text()) for text in figure.axes[5].texts]
-    assert {(4, "40"), (4, "43"), (4, "46"), (0, "0"), (0, "3"), (0, "6")} <= set(numbers)
-
-
-def test_the_table_of_classes_has_a_row_for_each_representation_and_leaves_out_what_is_missing():
-    cells = task4.classes_figure(measures_of(5)).axes[0].texts
-    texts = {text.get_position(): text.get_text() for text in cells}  # column, row
-    assert [texts[0, row] for row in range(5)] == ["0", "1", "2", "3", "4"]
-    assert {texts[9, row] for row in range(5)} == {""}
-
-
-# The results
+def exact(model, vectors):
+    """The vectors and what stands after each ReLU, in double precision, and the network's answers."""
+    parameters, spaces = [each.detach().double().numpy() for each in model.parameters()], [vectors]
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+        spaces.append(np.maximum(spaces[-1] @ weight.T + bias, 0))
+    return spaces, (spaces[-1] @ parameters[-2].T + parameters[-1]).argmax(axis=1)
 
 
 @pytest.fixture(scope="module")
-def answered(small_mnist, tmp_path_factory):
-    """The results of task 4 on small data, its network, features, what it draws, and the planes as they are turned."""
-
-    def record(points, previous, labels):
-        turned.append((previous, orient(points, previous, labels)))
-        return turned[-1][1]
-
-    folder, drawn, turned = tmp_path_factory.mktemp("task4"), [], []
-    paths = {"data_dir": small_mnist, "figures": folder, "checkpoint": folder / "mlp.pt"}
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task4, "CHECKPOINT", (folder / "mlp.pt").resolve())
-        patch.setattr(task4, "orient", record)
-        patch.setattr(task4, "features_figure", lambda points, labels, measures: drawn.extend((points, labels)))
-        patch.setattr(task4, "save_page", lambda *contents: drawn.append(contents))
-        patch.setattr(task4, "classes_figure", lambda measures: None)
-        patch.setattr(task4, "save_figure", lambda figure, folder, name: None)
-        task4.main(argparse.Namespace(seed=2, device="cpu", show=False, **paths))
-    torch.set_num_threads(threads)
-    results = json.loads((folder / "task4.json").read_text(encoding="utf-8"))
-    with np.load(folder / "features.npz") as archive:
-        features = [archive[f"layer{number}"] for number in range(1, 5)]
-    return results, load_checkpoint(folder / "mlp.pt"), features, *drawn, turned
-
-
-def test_a_layer_that_is_dead_for_all_images_has_no_share_of_its_variance(small_mnist, tmp_path, monkeypatch):
-    def die(model, vectors):
-        return [*extract_features(model, vectors)[:3], np.zeros((len(vectors), 100), np.float32)]
-
-    pages = []
-    save_network(tmp_path / "mlp.pt")
-    monkeypatch.setattr(task4, "extract_features", die)
-    monkeypatch.setattr(task4, "save_page", lambda *contents: pages.append(contents))
-    paths = {"data_dir": small_mnist, "figures": tmp_path, "checkpoint": tmp_path / "mlp.pt"}
-    task4.main(argparse.Namespace(seed=2, device="cpu", show=False, **paths))
+def ran(small_mnist, tmp_path_factory):
+    """Task 4 of a network whose first units are the pixels' second component, enlarged, and the first; figures open."""
+    torch.manual_seed(0)
+    folder, model, data = tmp_path_factory.mktemp("task4"), task3.MultilayerPerceptron(), load_data(False, small_mnist)
+    vectors = data.images.reshape(-1, 784) / 127.5 - 1
+    first, *others = [layer for layer in model.layers[:-1] if hasattr(layer, "weight")]
+    with torch.no_grad():
+        first.weight[:3] = torch.tensor([[9], [3], [0]] * PCA(3).fit(vectors).components_[[1, 0, 2]])
+        first.bias[:3] = torch.tensor([200, 200, -1])  # the third unit is dead
+        for layer in others:
+            layer.weight[:2] = torch.eye(*layer.weight.shape)[:2]
+        model.layers[-1].bias -= model(torch.tensor(vectors).float()).mean(dim=0)  # no class is favoured
+    settings = {"epochs": 1, "data": digest(load_data(True, small_mnist))}
+    task3.save_checkpoint(model, settings, folder / "mlp.pt")
+    flags = ["--data-dir", small_mnist, "--figures", folder, "--checkpoint", folder / "mlp.pt", "--seed", 2]
+    plt.switch_backend("svg")
+    task4.main(script_parser("", data=True, model=True).parse_args(map(str, [*flags, "--device", "cpu"])))
+    figures = [plt.figure(number) for number in plt.get_fignums()[-2:]]
     plt.close("all")
-    assert pages[0][1][4][2].tolist() == [0, 0]
-    assert json.loads((tmp_path / "task4.json").read_text(encoding="utf-8"))["separation"][4]["dead_units"] == 100
+    plt.switch_backend("agg")
+    results, page = ((folder / name).read_text("utf-8") for name in ("task4.json", "task4_explorer.html"))
+    with np.load(folder / FEATURES) as archive:
+        return Ran(model, *data, *exact(model, vectors), settings, json.loads(results), *figures, page, dict(archive))
 
 
-def test_the_results_name_the_network_of_the_checkpoint_and_the_data(answered, small_mnist):
-    results, network, *_ = answered
-    assert results["network"] == network.settings
-    assert results["network"]["data"] == digest(load_data(True, small_mnist))
-    assert results["network"]["seed"] == 2
+def test_the_features_are_what_stands_right_after_each_relu(ran):
+    assert list(ran.stored) == [f"layer{number}" for number in range(1, len(ran.spaces))]
+    for arrays in (ran.stored.values(), task4.extract_features(ran.model, ran.spaces[0])):
+        for array, expected in zip(arrays, ran.spaces[1:], strict=True):
+            assert array.dtype == np.float32
+            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"\[N, 784\]"):
+        task4.extract_features(ran.model, ran.images)
+
+
+def test_the_results_and_the_page_describe_the_network_and_the_test_split(ran, small_mnist):
+    results, wrong = ran.results, int((ran.answers != ran.labels).sum())
+    assert (results["seed"], results["images"], results["network"]) == (2, 300, ran.settings)
     assert results["data"] == {"test": digest(load_data(False, small_mnist))}
+    assert results["shapes"] == [list(space.shape) for space in ran.spaces[1:]]
+    assert results["names"] == ["pixels", *(f"layer {number}" for number in range(1, len(ran.spaces)))]
+    assert re.search(rf"300 test images.* all {wrong} that\s", ran.page, re.DOTALL)
+    for pixels, accuracy in zip(range(5), results["shifted_accuracy"], strict=True):
+        ways = np.multiply(pixels, [(0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)])
+        moved = [ndimage.shift(ran.images, way, order=0, mode="grid-wrap").reshape(-1, 784) for way in ways]
+        right = [exact(ran.model, each / 127.5 - 1)[1] == ran.labels for each in moved]
+        assert accuracy == pytest.approx(100 * np.mean(right), abs=0.1)  # one image in one direction
 
 
-def test_unshifted_images_are_recognized_as_by_the_network_of_the_checkpoint(answered, small_mnist):
-    results, network, *_ = answered
-    vectors, labels = convert_mnist_to_vectors(load_data(False, small_mnist))
-    assert results["shifted_accuracy"][0] == pytest.approx(
-        100 * np.mean(predict_probabilities(network, vectors).argmax(axis=1) == labels)
-    )
+def test_the_measures_are_those_of_scikit_learn(ran):
+    fit, check = np.array_split(np.random.default_rng(2).permutation(300), 2)  # the halves that belong to the seed
+    labels, shown = ran.labels, check[: task4.SILHOUETTE_POINTS]
+    for vectors, measure in zip(ran.spaces, ran.results["separation"], strict=True):
+        pca = PCA(svd_solver="full").fit(vectors)
+        plane, shares = pca.transform(vectors)[:, :2], pca.explained_variance_ratio_
+        known = neighbors.KNeighborsClassifier(10).fit(plane[fit], labels[fit])
+        matrix = metrics.confusion_matrix(labels[check], known.predict(plane[check]))
+        classifier = linear_model.LogisticRegression(C=0.01, max_iter=1000)
+        linear = pipeline.make_pipeline(preprocessing.StandardScaler(), classifier).fit(vectors[fit], labels[fit])
+        assert measure == {
+            "variance": pytest.approx(100 * shares[:2].sum(), rel=1e-4),
+            "components_for_90": 1 + np.searchsorted(np.cumsum(shares), 0.9),
+            "neighbours": pytest.approx(100 * matrix.trace() / 150),
+            "neighbours_per_class": pytest.approx(list(100 * matrix.diagonal() / matrix.sum(axis=1))),
+            "pairs": confused_pairs(matrix),
+            "linear": pytest.approx(100 * linear.score(vectors[check], labels[check]), abs=0.7),  # one image
+            "silhouette": pytest.approx(metrics.silhouette_score(plane[shown], labels[shown]), abs=1e-4),
+            "dead_units": sum(not unit.any() for unit in vectors.T),
+        }
 
 
-def test_the_stored_features_are_those_of_the_network_and_of_the_results(answered, small_mnist):
-    results, network, features, *_ = answered
-    vectors = convert_mnist_to_vectors(load_data(False, small_mnist)).vectors
-    for stored, computed in zip(features, extract_features(network, vectors), strict=True):
-        np.testing.assert_allclose(stored, computed, **CLOSE)
-    assert results["shapes"] == [[300, 100]] * 4
-    for space, measure in zip([vectors, *features], results["separation"], strict=True):
-        ratios = sklearn.decomposition.PCA(2, svd_solver="full").fit(space.astype(np.float64)).explained_variance_ratio_
-        assert measure["variance"] == pytest.approx(100 * ratios.sum(), rel=1e-4)
-        assert measure["dead_units"] == sum(not column.any() for column in space.T)
+def test_the_figures_and_the_page_show_each_plane_turned_like_that_of_the_pixels(ran):
+    axis = r'"(left|below)": \[{"type": "object", "name": "LinearAxis".*?"axis_label": "([^"]+)"'
+    names, reference = iter(re.findall(axis, ran.page)), project(ran.spaces[0], do_pca(ran.spaces[0]))
+    measures = ran.results["separation"]
+    for row, (vectors, axes) in enumerate(zip(ran.spaces, ran.planes.axes, strict=False)):
+        order, pca = [1, 0] if row else [0, 1], PCA(2, svd_solver="full").fit(vectors)
+        plane = pca.transform(vectors)[:, order]
+        plane *= np.sign((plane * reference).sum(axis=0))
+        distances = np.linalg.norm(axes.collections[0].get_offsets().data[:, None] - plane, axis=2)
+        nearest = distances.argmin(axis=1)
+        assert distances.min(axis=1).max() < 1e-2
+        assert len(set(nearest)) == ran.results["shown_points"] == min(300, task4.SHOWN_POINTS)
+        colours = to_rgba_array(np.array(CLASS_COLOURS)[ran.labels[nearest]])
+        np.testing.assert_allclose(axes.collections[0].get_facecolors(), colours)
+        assert axes.get_title() == f"{ran.results['names'][row]} · {measures[row]['neighbours']:.0f} %"
+        below, left = (f"component {k + 1} ({pca.explained_variance_ratio_[k]:.1%} of the variance)" for k in order)
+        assert {next(names), next(names)} == {("below", below), ("left", left)}
+    lines = {tuple(line.get_ydata()) for line in ran.planes.axes[len(measures)].lines}
+    assert lines == {tuple(each[key] for each in measures) for key in ("linear", "neighbours", "variance")}
+    cells = {text.get_position(): text.get_text() for text in ran.classes.axes[0].texts}  # column, row
+    rows = [each["neighbours_per_class"] for each in measures]
+    assert all(cells[column, row] == f"{value:.0f}" for (row, column), value in np.ndenumerate(rows))
 
 
-def test_the_halves_of_the_results_follow_the_seed(answered):
-    results, _, features, *_, page, _ = answered
-    (_, plane, _), labels = page[1][1], page[3]
-    measure = measure_separation(features[0], do_pca(features[0]), plane, labels, seed=2)
-    for name in ("linear", "neighbours", "silhouette"):
-        assert results["separation"][1][name] == pytest.approx(measure[name], abs=0.01)
+@pytest.mark.parametrize(("order", "signs"), [([0, 1], (1, -1)), ([1, 0], (1, 1)), ([1, 0], (-1, 1))])
+def test_a_reflected_or_swapped_plane_is_turned_back(order, signs):
+    rng, labels = np.random.default_rng(3), np.arange(200) % 10
+    plane = 3 * rng.normal(size=(10, 2))[labels] + rng.normal(size=(200, 2))
+    before = 5 * plane + [100, -30]  # neither scale nor place matters
+    turned, found = task4.orient(plane[:, order] * signs, before, labels)
+    np.testing.assert_allclose(turned, plane)
+    assert found == order
 
 
-def test_each_plane_is_compared_with_that_of_the_pixels(answered):
-    results, *_, page, _ = answered
-    planes, labels = [plane for _, plane, _ in page[1]], page[3]
-    expected = [resemblance(orient(plane, planes[0], labels), planes[0], labels) for plane in planes]
-    assert results["resemblance"] == pytest.approx(expected)
-    assert results["resemblance"][0] == pytest.approx(1)
-    assert min(results["resemblance"]) < 1
+def test_a_layer_that_is_dead_for_all_images_has_no_variance():
+    zeros, labels = np.zeros((40, 6), np.float32), np.arange(40) % 2
+    measure = task4.measure_separation(zeros, do_pca(zeros), project(zeros, do_pca(zeros)), labels, seed=0)
+    assert (measure["variance"], measure["silhouette"], measure["dead_units"]) == (0, 0, 6)
+    assert [text.get_text() for text in task4.classes_figure([measure]).axes[0].texts][2:] == [""] * 8  # no images
 
 
-def test_the_page_has_the_planes_with_their_shares_and_the_probabilities(answered, small_mnist):
-    results, network, *_, page, _ = answered
-    _, spaces, images, labels, probabilities, title, _ = page
-    data = load_data(False, small_mnist)
-    assert [name for name, *_ in spaces] == results["names"]
-    for (_, _, shares), measure in zip(spaces, results["separation"], strict=True):
-        assert 100 * shares.sum() == pytest.approx(measure["variance"], rel=CLOSE["rtol"])
-    assert np.array_equal(images, data.images)
-    assert np.array_equal(labels, data.labels)
-    expected = predict_probabilities(network, convert_mnist_to_vectors(data).vectors)
-    np.testing.assert_allclose(probabilities, expected, **CLOSE)
-    assert "300 test images" in title
+def test_the_default_network_is_trained_once_with_the_settings_of_task_3(checkout, small_mnist, tmp_path):
+    program = """import sys; sys.path.insert(0, sys.argv.pop(1))
+import task4, common.data, common.script
+options = common.script.script_parser("", data=True, model=True).parse_args()
+test_data = common.data.convert_mnist_to_vectors(common.data.load_data(False, options.data_dir))
+networks = [task4.load_or_train(options, test_data) for _ in range(2)]"""
+    (tmp_path / "twice.py").write_text(program)
+    finished = run_script(tmp_path / "twice.py", checkout, "--data-dir", small_mnist, "--seed", 5)
+    assert finished.stdout.count("training the network of task 3 first") == 1
+    (checkout / "artifacts" / "mlp.pt").rename(tmp_path / "mlp.pt")  # a later test finds none, as here
+    settings = {**task3.DEFAULTS, "seed": 5, "data": digest(load_data(True, small_mnist))}
+    assert settings.items() <= task3.read_checkpoint(tmp_path / "mlp.pt")[1].items()
 
 
-def test_the_plane_of_the_pixels_is_their_projection_untouched(answered, small_mnist):
-    *_, planes, labels, _, _ = answered
-    vectors, all_labels = convert_mnist_to_vectors(load_data(False, small_mnist))
-    shown = np.random.default_rng(2).permutation(300)
-    np.testing.assert_allclose(planes[0], project(vectors, do_pca(vectors))[shown], **CLOSE)
-    assert np.array_equal(labels, all_labels[shown])
-
-
-def test_each_plane_is_turned_to_resemble_the_one_before(answered):
-    *_, page, turned = answered
-    planes = [plane for _, plane, _ in page[1]]
-    assert len(planes) == 5
-    for (previous, result), (before, after) in zip(turned, pairwise(planes), strict=False):
-        assert previous is before
-        assert result is after
-    assert [previous is planes[0] for previous, _ in turned[4:]] == [True] * 5  # for the resemblance to the pixels
-
-
-def test_planes_without_variation_do_not_resemble_each_other():
-    assert resemblance(np.ones((4, 2)), np.ones((4, 2)), np.array([0, 0, 1, 1])) == 0
+def test_a_network_of_other_data_is_refused_in_one_line_that_names_both(run_here, small_mnist, tmp_path, capsys):
+    task3.save_checkpoint(task3.MultilayerPerceptron(), {"data": "0123456789abcdef"}, tmp_path / "mlp.pt")
+    flags = ("--checkpoint", tmp_path / "mlp.pt", "--figures", tmp_path)
+    assert run_here("task4.py", "--data-dir", small_mnist, *flags) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for name in (tmp_path / "mlp.pt", "0123456789abcdef", small_mnist, digest(load_data(True, small_mnist))):
+        assert str(name) in line
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp.pt"]

@@ -1,95 +1,71 @@
-"""How fast the solution is beside the usual ways: python tests/long/benchmark.py, up to ten minutes on two cores.
+"""How fast the solution is beside the usual ways, on a machine on which nothing else runs.
 
-Prints the machine, one table in Markdown and four rows that show how the cost of training grows. What is compared is
-measured in turns, three times or more, and the median counts; nothing else should run meanwhile.
+python tests/long/benchmark.py step epoch cuda pca page: measures what is named; all of it takes five minutes.
+What is compared is measured in turns; medians count. `page` needs task 4's page in figures/, Selenium and Chromium.
 """
 
 import argparse
-import contextlib
 import os
 import platform
-import subprocess
+import shutil
 import sys
-import tempfile
 import time
-from itertools import chain
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from tqdm import trange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import task1
 import task3
-from common.data import Vectors, convert_mnist_to_vectors, load_data
+from common.data import convert_mnist_to_vectors, load_data, moons
 from common.pca import do_pca
-from common.runtime import ROOT, choose_device
+from common.script import FIGURES
 
 THREADS = torch.get_num_threads()  # PyTorch's own choice
-TASKS = ("task1", "task2", "task3", "task4")
-FIRST_PCA = f"""
-import sys, time
-sys.path.insert(0, {str(ROOT)!r})
-from common.data import convert_mnist_to_vectors, load_data
-from common.pca import do_pca
-vectors = convert_mnist_to_vectors(load_data()).vectors
-if "scikit-learn" in sys.argv:
-    from sklearn.decomposition import PCA
-    do_pca = PCA(svd_solver="covariance_eigh").fit
-start = time.perf_counter()
-do_pca(vectors)
-print(time.perf_counter() - start)
-"""
-SECOND_COPY = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import benchmark; benchmark.train_for_ever()"
-)
-SCRIPT = """
-import subprocess, sys, time
-start = time.perf_counter()
-subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL)
-seconds = time.perf_counter() - start
-try:
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-except ImportError:  # Windows
-    peak = "nan"
-print(seconds, peak)
-"""
 
 
-def timed(work):
-    """Return the seconds that the work takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def compare(label, ours, name, theirs, rounds, repeats=1):
+    """Print the median time of both, measured in turns, and the median and the range of the ratios."""
+    seconds = np.empty((rounds, 2))
+    for pair in trange(rounds, desc=label, leave=False, disable=None):
+        for column, work in enumerate((ours, theirs)):
+            start = time.perf_counter()
+            for _ in range(repeats):
+                work()
+            seconds[pair, column] = (time.perf_counter() - start) / repeats
+    here, there = (f"{1e6 * each:.0f} µs" if each < 1e-2 else f"{each:.3g} s" for each in np.median(seconds, axis=0))
+    low, ratio, high = np.quantile(seconds[:, 0] / seconds[:, 1], (0, 0.5, 1))
+    print(f"{label} {here}, {name} {there}: ratio {ratio:.3f} ({low:.3f} to {high:.3f} in {rounds} pairs)", flush=True)
 
 
-def alternate(*subjects, measure=timed, rounds=3, choose=np.median):
-    """Measure the subjects in turns; return the median of each."""
-    return choose([[measure(subject) for subject in subjects] for _ in range(rounds)], axis=0)
+def train_eagerly(model, optimizer, x, y):
+    """Take a training step as it is usually written in PyTorch; return the loss."""
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
 
 
-def run_python(code, *arguments):
-    """Run code in a fresh process; return the numbers that it prints."""
-    output = subprocess.check_output([sys.executable, "-c", code, *map(str, arguments)], text=True)
-    return [float(number) for number in output.split()]
+def step():
+    """Compare a training step of task 1 with eager PyTorch in float32 on one thread."""
+    torch.set_num_threads(1)
+    mlp, (x, y) = task1.MLP(), (array[: task1.BATCH_SIZE] for array in moons()[:2])
+    twins = [nn.Linear(*each.weight.shape[::-1]) if hasattr(each, "weight") else nn.ReLU() for each in mlp.layers[:-1]]
+    model, rate = nn.Sequential(*twins), task1.LEARNING_RATE
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    eager = partial(train_eagerly, model, optimizer, torch.tensor(x, dtype=torch.float32), torch.tensor(y))
+    compare("training step of task 1", partial(mlp.training_step, x, y, rate), "eager PyTorch", eager, 15, repeats=2000)
 
 
-def show(value):
-    """Return a number of seconds for people."""
-    return f"{value:.2f} s" if value >= 1e-2 else f"{value * 1e6:.0f} µs"
-
-
-def compare(label, ours, name, reference, show=show):
-    """Return a row: what it takes here and elsewhere, and the ratio."""
-    return label, show(ours), f"{name} {show(reference)}", f"{ours / reference:.3g}"
-
-
-class StarterDataset(Dataset):
+class StarterDataset:
     """The data set of the usual starter code: it makes a tensor of an image when it is asked for it."""
 
     def __init__(self, data):
@@ -102,182 +78,108 @@ class StarterDataset(Dataset):
         return torch.tensor(self.images[index], dtype=torch.float32).flatten() / 127.5 - 1, int(self.labels[index])
 
 
-def starter_epoch(train, test):
-    """One epoch of the usual starter loop, validation included, on PyTorch's own number of threads."""
-    torch.set_num_threads(THREADS)
-    device = choose_device()
+def starter_epoch(splits, device):
+    """Train and validate a network for an epoch with the starter's loop."""
     model = task3.MultilayerPerceptron().to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=task3.LEARNING_RATE)
-    criterion = nn.CrossEntropyLoss()
-    train_loss = test_loss = correct = 0.0
-    for image, label in DataLoader(StarterDataset(train), task3.BATCH_SIZE, shuffle=True):
-        image, label = image.to(device), label.to(device)
-        optimizer.zero_grad()
-        loss = criterion(model(image), label)
-        loss.backward()
-        optimizer.step()
-        train_loss += loss.item()
+    optimizer = task3.OPTIMIZER(model.parameters(), lr=task3.LEARNING_RATE)
+    for images, labels in DataLoader(StarterDataset(splits[0]), task3.BATCH_SIZE, shuffle=True):
+        train_eagerly(model, optimizer, images.to(device), labels.to(device))
     with torch.no_grad():
-        for image, label in DataLoader(StarterDataset(test), task3.BATCH_SIZE):
-            image, label = image.to(device), label.to(device)
-            prediction = model(image)
-            test_loss += criterion(prediction, label).item()
-            correct += (prediction.argmax(1) == label).sum().item()
+        for images, labels in DataLoader(StarterDataset(splits[1]), task3.BATCH_SIZE):
+            logits, labels = model(images.to(device)), labels.to(device)
+            nn.functional.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).sum().item()
 
 
-def load_splits():
-    """Read the train and the test split."""
-    return load_data(train=True), load_data(train=False)
-
-
-def training(vectors, images=6000, tests=100, batch_size=task3.BATCH_SIZE, epochs=1, size_hidden=100):
-    """Train a new network of task 3 on the first images of both splits; few tests, so that training is what counts."""
-    data = [Vectors(*(array[:n] for array in split)) for split, n in zip(vectors, (images, tests), strict=True)]
-    model = task3.MultilayerPerceptron(size_hidden).to(choose_device())
-    torch.set_num_threads(1)  # as task3.py does
-    task3.train(model, *data, epochs, batch_size)
-
-
-def epoch_row(splits, vectors):
-    """One epoch of task 3 at batch 16, validation on the full test split included, against the starter loop."""
-    seconds = alternate(lambda: training(vectors, 60_000, 10_000), lambda: starter_epoch(*splits))
-    yield compare("epoch of task 3", seconds[0], "starter loop", seconds[1])
-
-
-def step_row(steps=2000):
-    """A training step of task 1's network on 32 points, against eager PyTorch in float32 on one thread."""
-    data = task1.moons()
-    x, y = data.x_train[: task1.BATCH_SIZE], data.y_train[: task1.BATCH_SIZE]
-    mlp = task1.MLP()
-    model = nn.Sequential(nn.Linear(2, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=task1.LEARNING_RATE)
-    criterion = nn.CrossEntropyLoss()
-    points, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
-
-    def by_hand():
-        for _ in range(steps):
-            mlp.training_step(x, y, task1.LEARNING_RATE)
-
-    def eager():
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = criterion(model(points), labels)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-
-    torch.set_num_threads(1)
-    ours, theirs = alternate(by_hand, eager, rounds=5) / steps
-    yield compare("training step of task 1", ours, "eager PyTorch", theirs)
-
-
-def pca_rows(vectors):
-    """PCA of 60,000 × 784 against scikit-learn: best of fifteen, first call of a process, error of the eigenvalues.
-
-    The error is the largest difference from eigenvalues computed in float64 throughout, relative to the largest.
-    """
-    torch.set_num_threads(THREADS)
-    theirs = PCA(svd_solver="covariance_eigh")
-    best = alternate(lambda: do_pca(vectors), lambda: theirs.fit(vectors), rounds=15, choose=np.min)
-    yield compare("PCA, best of fifteen", best[0], "scikit-learn", best[1])
-    first = alternate("ours", "scikit-learn", measure=lambda name: run_python(FIRST_PCA, name)[0])
-    yield compare("PCA, first call of a process", first[0], "scikit-learn", first[1])
-    exact = np.linalg.eigvalsh(np.cov(vectors.astype(np.float64), rowvar=False))[::-1]
-    found = do_pca(vectors).eigenvalues, theirs.explained_variance_
-    error = [np.abs(eigenvalues - exact).max() / exact[0] for eigenvalues in found]
-    yield compare("PCA, eigenvalue error", error[0], "scikit-learn", error[1], "{:.0e}".format)
-
-
-def copies_row(vectors):
-    """Training of task 3 on 20,000 images while a second process trains as well, against the same alone."""
-
-    def alone():
-        return timed(lambda: training(vectors, images=20_000))
-
-    def beside():
-        with subprocess.Popen([sys.executable, "-c", SECOND_COPY], stdout=subprocess.PIPE) as process:
-            try:
-                assert process.stdout.readline(), "the second copy did not train"
-                return alone()
-            finally:
-                process.kill()
-
-    seconds = alternate(beside, alone, measure=lambda train: train())
-    yield compare("training of task 3, two at once", seconds[0], "alone", seconds[1])
-
-
-def train_for_ever():
-    """Train until the process is killed, with a line after every training."""
-    vectors = [convert_mnist_to_vectors(split) for split in load_splits()]
-    while True:
-        training(vectors, images=2000)
-        print(flush=True)
-
-
-def script_rows():
-    """Reading both splits; --help of every script; complete runs, with the peak memory of their largest process.
-
-    A small process stands between, since a process starts from the peak of the one that forks it.
-    """
-    (reading,) = alternate(load_splits)
-    yield "reading MNIST", show(reading)
-    runs = alternate(*TASKS, measure=lambda task: run_python(SCRIPT, ROOT / f"{task}.py", "--help"))
-    for task, (seconds, _) in zip(TASKS, runs, strict=True):
-        yield f"{task}.py --help", show(seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = "--checkpoint", Path(folder, "mlp.pt")
-        flags = {"task3": checkpoint, "task4": checkpoint}
-        command = {task: (ROOT / f"{task}.py", "--figures", folder, *flags.get(task, ())) for task in TASKS}
-        command["task1 --no-studies"] = (*command["task1"], "--no-studies")
-        runs = alternate(*command, measure=lambda name: run_python(SCRIPT, *command[name]))
-    for name, (seconds, memory) in zip(command, runs, strict=True):
-        script, *words = name.split()
-        yield " ".join((f"{script}.py", *words)), f"{seconds:.1f} s, {memory:.0f} MB"
-
-
-def curve_rows(vectors):
-    """How the seconds of training grow with each setting, the others as in task 3 but for the number of images."""
-
-    def row(label, name, values, **others):
-        seconds = alternate(*values, measure=lambda value: timed(lambda: training(vectors, **others, **{name: value})))
-        return label, *(f"{value:,}: {second:.3g}" for value, second in zip(values, seconds, strict=True))
-
-    yield row("batch size, 6,000 images", "batch_size", (1, 4, 16, 64, 256, 1024))
-    yield row("epochs, 6,000 images", "epochs", (1, 2, 4, 8))
-    yield row("width, 2,000 images", "size_hidden", (100, 200, 400, 800, 1600), images=2000)
-    yield row("images", "images", (1000, 3000, 10_000, 30_000, 60_000))
-
-
-def machine():
-    """Return what the numbers were measured on."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}, {versions}"
-
-
-def print_table(header, rows):
-    """Print a table in Markdown, each row as soon as it is measured; short ones are filled up."""
-    for row in chain([header, ["---"] * len(header)], rows):
-        print("|", " | ".join(row), "| " * (len(header) - len(row)) + "|", flush=True)
-
-
-def main():
-    """Measure everything."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
-    sys.stdout.reconfigure(encoding="utf-8")
-    os.environ.pop("MNIST_DIR", None)
-    splits = load_splits()
+def epoch():
+    """Compare an epoch of task 3, validation included, with the starter's loop on PyTorch's own number of threads."""
+    splits = [load_data(train=split) for split in (True, False)]
     vectors = [convert_mnist_to_vectors(split) for split in splits]
-    print(machine(), end="\n\n")
-    rows = epoch_row(splits, vectors), step_row(), pca_rows(vectors[0].vectors), copies_row(vectors), script_rows()
-    print_table(("", "here", "reference", "ratio"), chain(*rows))
-    print()
-    print_table(("seconds of training by", *[""] * 6), curve_rows(vectors))
+
+    def ours():
+        torch.set_num_threads(1)  # as task3.py does
+        task3.train(task3.MultilayerPerceptron(), *vectors, epochs=1)
+
+    def starter():
+        torch.set_num_threads(THREADS)
+        starter_epoch(splits, "cpu")
+
+    compare("epoch of task 3", ours, "starter loop", starter, rounds=3)
+
+
+def cuda(epochs=4):
+    """Print the seconds of an epoch on the GPU, recorded, eager and with the starter's loop, and on the CPU."""
+    splits = [load_data(train=split) for split in (True, False)]
+    vectors, recorded = [convert_mnist_to_vectors(split) for split in splits], task3.recorded
+
+    def ours(device):
+        torch.manual_seed(0)
+        model = task3.MultilayerPerceptron().to(device)
+        start = time.perf_counter()
+        seconds = task3.train(model, *vectors, epochs=epochs)["seconds"]
+        print(
+            f"  {epochs} epochs on {device}: {time.perf_counter() - start:.2f} s in all, {np.round(seconds, 3)}",
+            flush=True,
+        )
+        return np.median(seconds)
+
+    results = {"recorded": ours("cuda")}
+    task3.recorded = lambda step: step
+    results["eager"] = ours("cuda")
+    task3.recorded = recorded
+    results["recorded again"] = ours("cuda")
+    start = time.perf_counter()
+    starter_epoch(splits, "cuda")
+    results["starter loop"] = time.perf_counter() - start
+    torch.set_num_threads(1)
+    results["this machine's CPU"] = ours("cpu")
+    for name, seconds in results.items():
+        print(f"{name}: {seconds:.3f} s an epoch, {seconds / results['recorded']:.1f} times")
+
+
+def pca():
+    """Compare do_pca of the train split with scikit-learn's quickest exact solver."""
+    torch.set_num_threads(THREADS)
+    vectors, theirs = convert_mnist_to_vectors(load_data()).vectors, PCA(svd_solver="covariance_eigh")
+    compare("do_pca", partial(do_pca, vectors), "scikit-learn", partial(theirs.fit, vectors), rounds=15)
+
+
+def page(rounds=15):
+    """Print how long task 4's page in figures/ keeps the main thread of a browser busy, by what a visitor does."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"):
+        options.add_argument(flag)
+    with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+        browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+        browser.get((FIGURES / "task4_explorer.html").as_uri())
+
+        def busy():
+            """Return the milliseconds that the main thread has been busy, once all is painted."""
+            browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 300))")
+            metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return 1e3 * next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+        def mouse(kind, x, y, button="none"):
+            event = {"type": f"mouse{kind}", "x": x, "y": y, "button": button, "clickCount": 1}
+            browser.execute_cdp_cmd("Input.dispatchMouseEvent", event | {"buttons": int(button == "left")})
+
+        def lasso(x):
+            for kind, *place in (("Pressed", 200, 200), ("Moved", x, 200), ("Moved", x, 300), ("Released", 200, 300)):
+                mouse(kind, *place, button="left")
+
+        print(f"page: opening {busy():.0f} ms")
+        for name, act in (("pointing", lambda x: mouse("Moved", x, 250)), ("lasso", lasso)):
+            seen = [(busy(), act(x), busy()) for x in range(300, 300 + 5 * rounds, 5)]
+            low, median, high = np.quantile([after - before for before, _, after in seen], (0, 0.5, 1))
+            print(f"page: {name} {median:.0f} ms ({low:.0f} to {high:.0f} in {rounds})", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    os.environ.pop("MNIST_DIR", None)
+    parts = {each.__name__: each for each in (step, epoch, cuda, pca, page)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=parts, help="what to measure")
+    print(f"{platform.platform()}, {os.cpu_count()} cores, NumPy {np.__version__}, PyTorch {torch.__version__}")
+    for name in parser.parse_args().parts:
+        parts[name]()
