@@ -1,26 +1,26 @@
 """Task 1 · A multilayer perceptron and its backpropagation by hand, in NumPy, on the two moons.
 
 Answers 1.1 to 1.4 of the sheet, and task 5 by an experiment; writes figures/task1_*, task1.json and task1_studies.json.
-To try another depth for 1.4:  python task1.py --no-studies --figures deeper --hidden-channels 30 30 30 30 30 30
 """
 
 import argparse
 import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from itertools import pairwise
+from copy import deepcopy
+from itertools import islice, pairwise
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.random import Generator
 from tqdm import tqdm
 
 from common import gradients, script, studies
-from common.data import Moons, bayes_limit, moons
+from common.data import Moons, moons
 from common.normalization import normalization_layers
-from common.plotting import HALO, MOON_COLOURS, PAGE_WIDTH, Figure, draw_history, plt, save_figure, styled
+from common.plotting import HALO, PAGE_WIDTH, Figure, draw_history, draw_moons, plt, save_figure, styled
 from common.script import Failure, check_labels, check_shape, saved_by_forward
 
 HIDDEN_CHANNELS = (30, 30)  # change it here or by --hidden-channels (1.4); () is a linear classifier
@@ -34,12 +34,15 @@ class Linear:
     """Affine layer f(x) = x Wᵀ + b (sheet, task 1).
 
     With δ = ∂L/∂f [N, out] from above, the chain rule gives ∂L/∂W = δᵀ x, ∂L/∂b = Σₙ δₙ and ∂L/∂x = δ W.
-    Weights start from N(0, 2 / in) (He initialization, arXiv 1502.01852), biases from zero.
+    Biases start from zero, weights from N(0, std²), where std² = 2 / in if not given (He, arXiv 1502.01852).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, rng: Generator | None = None, std: float | None = None
+    ) -> None:
         rng = np.random.default_rng() if rng is None else rng
-        self.weight = rng.normal(0, math.sqrt(2 / in_channels), (out_channels, in_channels))
+        std = math.sqrt(2 / in_channels) if std is None else std
+        self.weight = rng.normal(0, std, (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
         self.grad_weight, self.grad_bias = np.zeros_like(self.weight), np.zeros_like(self.bias)
         self.last_input: np.ndarray | None = None
@@ -121,10 +124,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class CrossEntropyLoss:
-    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] = -1[j = yₙ] / (N p[n, j]).
-
-    Probabilities that have underflowed to zero count as the smallest normal number, so that both stay finite.
-    """
+    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] = -1[j = yₙ] / (N p[n, j])."""
 
     def __init__(self) -> None:
         self.last_input: tuple[np.ndarray, np.ndarray] | None = None
@@ -132,7 +132,7 @@ class CrossEntropyLoss:
     def forward(self, p: np.ndarray, y: np.ndarray) -> float:
         """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
         check_labels(y, *p.shape)  # NumPy would take one-hot rows and -1 as indices as well
-        p = np.maximum(p, np.finfo(p.dtype).tiny)
+        p = np.maximum(p, np.finfo(p.dtype).tiny)  # where p has underflowed to 0, loss and gradient stay finite
         self.last_input = p, y
         return float(-np.log(p[np.arange(len(y)), y]).mean())
 
@@ -145,12 +145,10 @@ class CrossEntropyLoss:
 class MLP:
     """Alternating linear layers and ReLUs, a softmax after the last linear layer (sheet, task 1).
 
-    `hidden_channels=()` is a linear classifier. `normalization` "batch" or "layer" puts that layer between each hidden
-    linear layer and its ReLU (sheet, task 5).
+    `hidden_channels=()` is a linear classifier; `normalization` "batch" or "layer" goes before each ReLU (task 5).
 
     Training goes past `Softmax` and `CrossEntropyLoss`: loss and gradient come from the logits z at once, by
-    log p[n, y] = z_y - log Σₖ exp zₖ and ∂L/∂z = (p - y) / N with y one-hot, to which the chain through both layers
-    reduces (tests compare them). Neither overflows nor divides by a small p.
+    log p[n, y] = z_y - log Σₖ exp zₖ and ∂L/∂z = (p - y) / N with y one-hot, to which the chain through both reduces.
     """
 
     def __init__(
@@ -160,13 +158,15 @@ class MLP:
         out_channels: int = 2,
         seed: int = 0,
         normalization: str | None = None,
+        weight_std: float | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         channels = (in_channels, *np.atleast_1d(hidden_channels).astype(int))
         self.layers = []
         for inputs, outputs in pairwise(channels):
-            self.layers += [Linear(inputs, outputs, rng), *normalization_layers(normalization, outputs), ReLU()]
-        self.layers += [Linear(channels[-1], out_channels, rng), Softmax()]
+            linear = Linear(inputs, outputs, rng, weight_std)
+            self.layers += [linear, *normalization_layers(normalization, outputs), ReLU()]
+        self.layers += [Linear(channels[-1], out_channels, rng, weight_std), Softmax()]
         self.last_loss: tuple[np.ndarray, np.ndarray] | None = None
 
     def logits(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
@@ -222,10 +222,12 @@ def train(
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
     report: Callable[[int, History], None] = lambda epoch, history: None,
+    weight_decay: float = 0,
 ) -> History:
     """Train by stochastic gradient descent (1.2); return `train_loss` and `test_loss` of the full splits per epoch.
 
-    The points are shuffled anew in every epoch; `report` is called after each. Raises `Failure` if training diverges.
+    The points are shuffled anew in every epoch; `report` is called after each. `weight_decay` λ takes ηλW from the
+    weights in every step of rate η. Raises `Failure` if training diverges.
     """
     x_train, y_train, x_test, y_test = data
     rng = np.random.default_rng(seed)
@@ -237,6 +239,9 @@ def train(
                 batch = order[start : start + batch_size]
                 loss = mlp.training_step(x_train[batch], y_train[batch], learning_rate)
                 check_finite(loss, epoch, step)
+                for layer in mlp.layers if weight_decay else ():
+                    if isinstance(layer, Linear):
+                        layer.weight *= 1 - learning_rate * weight_decay
             history["train_loss"].append(mlp.loss(x_train, y_train))
             history["test_loss"].append(mlp.loss(x_test, y_test))
         check_finite(history["train_loss"][-1] + history["test_loss"][-1], epoch, step)
@@ -252,100 +257,76 @@ def check_finite(loss: float, epoch: int, step: int) -> None:
 
 @styled
 def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
-    """Draw the losses over the epochs, and test points x [N, 2] over the decision regions of `predict` (1.3).
-
-    `predict` maps points [M, 2] to probabilities [M, 2]; points on the wrong side of the boundary are ringed.
-    """
+    """Draw the losses over the epochs, and test points x [N, 2] over what `predict` answers, the wrong ringed (1.3)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25])
     draw_history(left, history, "loss", 4)
     left.set(ylabel="loss (nats)", yscale="log", ymargin=0.12)
-    ticks = np.linspace(x.min(axis=0) - 0.08, x.max(axis=0) + 0.08, 500)  # [500, 2]
-    grid = np.stack(np.meshgrid(*ticks.T), axis=-1)  # [500, 500, 2]
-    regions = predict(grid.reshape(-1, 2)).argmax(axis=1).reshape(500, 500)
-    right.contourf(*ticks.T, regions, levels=[-0.5, 0.5, 1.5], colors=MOON_COLOURS, alpha=0.2)
-    right.contour(*ticks.T, regions, levels=[0.5], colors="black", linewidths=1)
-    right.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=3, linewidths=0, rasterized=True)
+    draw_moons(right, predict, x, y)
     wrong = x[predict(x).argmax(axis=1) != y]
     right.scatter(*wrong.T, s=45, facecolors="none", edgecolors="black", linewidths=0.8)
     style = {"va": "center", "transform": right.transAxes, "path_effects": HALO, "fontweight": "bold", "fontsize": 7}
-    right.text(0.55, 0.93, "upper moon", color=MOON_COLOURS[0], ha="left", **style)
-    right.text(0.45, 0.07, "lower moon", color=MOON_COLOURS[1], ha="right", **style)
+    right.text(0.55, 0.93, "upper moon", ha="left", **style)
+    right.text(0.45, 0.07, "lower moon", ha="right", **style)
     title = f"{len(wrong):,} of {len(x):,} test points wrong" + (" (ringed)" if len(wrong) else "")
-    right.set(title=title, xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)")
+    right.set(title=title, xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
     return figure
 
 
-# 1.4 and 5: other depths, initializations and normalizations
+def train_variant(variant: studies.Variant, seed: int) -> dict[str, Any]:
+    """Train one network of a study (1.4, 5); return its losses [2, epochs], the network, and what it comes to.
+
+    `train`, `test` and `error` (in per cent) are medians of the last three epochs, the last two of many test points.
+    `stopped_epoch` has the least loss of other points, `stopped_…` are the values after it. None: it diverged.
+    """
+    hidden_channels, cut = (studies.WIDTH,) * variant.depth, studies.VALIDATION_POINTS
+    mlp = MLP(2, hidden_channels, 2, seed, variant.normalization, variant.weight_std)
+    data = moons(variant.points, cut + studies.TEST_POINTS, variant.noise, seed)
+    x, y = data.x_test[cut:], data.y_test[cut:]
+    losses, last, stopped = np.full((2, variant.epochs), np.nan), [], (math.inf, 0, mlp)
+
+    def keep(epoch: int, history: History) -> None:
+        nonlocal stopped
+        losses[:, epoch - 1] = train_loss, test_loss = [values[-1] for values in history.values()]
+        if test_loss < stopped[0]:
+            stopped = test_loss, epoch, deepcopy(mlp)
+        if epoch > variant.epochs - 3:
+            last.append([train_loss, *evaluate(mlp, x, y)])
+
+    run: dict[str, Any] = dict.fromkeys(("train", "test", "error", "stopped_epoch", "stopped_test", "stopped_error"))
+    with suppress(Failure), np.errstate(over="ignore", invalid="ignore"):
+        settings = variant.epochs, variant.batch_size, variant.learning_rate, seed, keep, variant.weight_decay
+        train(mlp, (data.x_train, data.y_train, data.x_test[:cut], data.y_test[:cut]), *settings)
+        values = [*np.median(last, axis=0).tolist(), stopped[1], *evaluate(stopped[2], x, y)]
+        run = dict(zip(run, values, strict=True))
+    return {**run, "losses": losses, "network": mlp}
 
 
-def train_variant(variant: studies.Variant, seed: int) -> np.ndarray:
-    """Train one network of a study; return its train and test losses [2, epochs], NaN from where it diverges."""
-    mlp = MLP(hidden_channels=(studies.WIDTH,) * variant.depth, seed=seed, normalization=variant.normalization)
-    rescale_weights(mlp, variant.weight_std)
-    data = moons(variant.points, variant.test_points, variant.noise, seed)
-    losses: list[list[float]] = []
-    with suppress(Failure):
-        settings = variant.epochs, variant.batch_size, variant.learning_rate, seed
-        train(mlp, data, *settings, lambda _, history: losses.append([values[-1] for values in history.values()]))
-    return np.transpose(losses + [[np.nan, np.nan]] * (variant.epochs - len(losses)))
+def evaluate(mlp: MLP, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return the averaged loss and the per cent of wrong answers of many points, in parts that the cache holds."""
+    log_p = log_softmax(np.concatenate([mlp.logits(part) for part in np.array_split(x, -(-len(x) // 1000))]))
+    return float(-log_p[np.arange(len(y)), y].mean()), float(100 * (log_p.argmax(axis=1) != y).mean())
 
 
-def rescale_weights(mlp: MLP, std: float | None) -> None:
-    """Rescale the weights of a new network from He's standard deviation, √(2 / in), to the given one; None keeps it."""
-    for layer in mlp.layers:
-        if std is not None and isinstance(layer, Linear):
-            layer.weight *= std / math.sqrt(2 / layer.weight.shape[1])
-
-
-def train_study(name: str, seed: int) -> np.ndarray:
-    """Train all variants of a study with several seeds, on all cores; return losses [variants, seeds, 2, epochs]."""
-    variants, seeds = studies.STUDIES[name], range(seed, seed + studies.SEEDS)
-    jobs = [(variant, number) for variant in variants for number in seeds][::-1]  # the longest first
-    folder = os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir()  # joblib needs its name in ASCII
-    pool = Parallel(n_jobs=-1 if folder.isascii() else 1, return_as="generator")
+def train_studies(seed: int) -> dict[str, list[list[dict[str, Any]]]]:
+    """Train all variants of all studies, each with its seeds, on all cores; return the runs by study and variant."""
+    variants = [variant for study in studies.STUDIES.values() for variant in study]
+    jobs = [(variant, seed + number) for variant in variants for number in range(variant.seeds)]
+    pool = Parallel(n_jobs=script.worker_count(), return_as="generator")
     try:
-        runs = pool(delayed(train_variant)(*job) for job in jobs)
-        losses = list(tqdm(runs, f"task 1: {name.replace('_', ' ')}", len(jobs), leave=False, disable=None))
+        with script.ignoring_interrupts():
+            runs = pool(delayed(train_variant)(*job) for job in jobs)
+        runs = iter(list(tqdm(runs, "task 1: studies", len(jobs), leave=False, disable=None)))
     except BrokenProcessPool as error:
         raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
-    return np.reshape(losses[::-1], (len(variants), len(seeds), 2, -1))
+    return {name: [list(islice(runs, each.seeds)) for each in study] for name, study in studies.STUDIES.items()}
 
 
 def gradient_norms(seed: int) -> np.ndarray:
-    """Return norms [initializations, 2, seeds, layers] in the linear layers of untrained networks, the deepest.
-
-    The first of the two is the norm of ∂L/∂f, which arrives at the output of the layer, the second that of ∂L/∂W.
-    """
-    norms = []
-    for std, _, _ in studies.INITIALIZATIONS.values():
-        for number in range(seed, seed + studies.SEEDS):
-            mlp = MLP(hidden_channels=(studies.WIDTH,) * studies.DEEPEST, seed=number)
-            rescale_weights(mlp, std)
-            x, y, _, _ = moons(256, 2, seed=number)  # two test points, the fewest there are, go unused
-            gradient = (mlp.forward(x, remember=True) - np.eye(2)[y]) / len(y)  # ∂L/∂z
-            pairs = []
-            for layer in reversed(mlp.layers[:-1]):
-                arriving, gradient = gradient, layer.backward(gradient)
-                if isinstance(layer, Linear):
-                    pairs.append([np.linalg.norm(arriving), np.linalg.norm(layer.grad_weight)])
-            norms.append(pairs[::-1])
-    return np.reshape(norms, (len(studies.INITIALIZATIONS), studies.SEEDS, -1, 2)).transpose(0, 3, 1, 2)
-
-
-def run_studies(options: argparse.Namespace) -> None:
-    """Train networks of other depths (1.4), initializations and normalizations (5); save results and figures."""
-    losses = {name: train_study(name, options.seed) for name in studies.STUDIES}
-    rows = {name: studies.summarize(studies.STUDIES[name], losses[name]) for name in losses}
-    limits = {name: bayes_limit(rows[name][0]["noise"]) for name in ("sheet", "scarce")}
-    for name in limits:
-        studies.print_depths(rows[name])
-    norms = gradient_norms(options.seed)
-    save_figure(studies.depth_figure(losses, limits), options.figures, "task1_depth")
-    save_figure(studies.gradient_figure(norms), options.figures, "task1_gradients")
-    save_figure(studies.normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
-    means = dict(zip(studies.INITIALIZATIONS, norms.mean(axis=2).tolist(), strict=True))
-    results = {"settings": {"seeds": studies.SEEDS, "width": studies.WIDTH}, "bayes_loss_and_accuracy": limits}
-    script.save_results(options, "task1_studies", {**results, "gradient_norms_f_and_w": means, **rows})
+    """Return `studies.layer_norms` [initializations, seeds, 2, layers] of untrained networks, the deepest."""
+    hidden_channels, numbers = (studies.WIDTH,) * studies.DEEPEST, range(seed, seed + studies.SEEDS)
+    deviations = [std for std, _, _ in studies.INITIALIZATIONS.values()]
+    networks = [[MLP(2, hidden_channels, 2, number, weight_std=std) for number in numbers] for std in deviations]
+    return np.array([[studies.layer_norms(*pair) for pair in zip(row, numbers, strict=True)] for row in networks])
 
 
 def parse_options() -> argparse.Namespace:
@@ -354,8 +335,8 @@ def parse_options() -> argparse.Namespace:
     script.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     units = script.number_type(int, lambda number: 1 <= number <= 10**6, "a number of units; write layers as 30 30")
     channels = {"type": units, "nargs": "*", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
-    help_text = "units of each hidden layer, for example 30 30 30 30; none for a linear classifier"
-    parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
+    channels["help"] = "units of each hidden layer, for example 30 30 30 30; none for a linear classifier"
+    parser.add_argument("--hidden-channels", "--hidden_channels", **channels)
     parser.add_argument("--no-studies", action="store_true", help="leave out the studies of depth and normalization")
     return script.parse(parser)
 
@@ -374,19 +355,24 @@ def main(options: argparse.Namespace) -> None:
     accuracy = float((mlp.forward(data.x_test).argmax(axis=1) == data.y_test).mean() * 100)
     print(f"test accuracy {accuracy:.2f} %")
     save_figure(training_figure(history, mlp.forward, data.x_test, data.y_test), options.figures, "task1_loss")  # 1.3
+    logits = mlp.logits(data.x_test)
+    unshifted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))  # the sheet's C = 0
+    difference = float(np.abs(unshifted - log_softmax(logits)).max())
     settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
-    hidden_channels = [len(layer.bias) for layer in mlp.layers if isinstance(layer, Linear)][:-1]
+    settings["hidden_channels"] = [len(layer.bias) for layer in mlp.layers if isinstance(layer, Linear)][:-1]
     results = {
         "gradient_check": errors,
         "difference_step": gradients.STEPS[0],
-        "settings": {"hidden_channels": hidden_channels, **settings},
+        "settings": settings,
         "history": history,
+        "without_shift": {"largest_logit": float(np.abs(logits).max()), "difference": difference},
         "test_points": len(data.y_test),
         "test_accuracy": accuracy,
     }
     script.save_results(options, "task1", results)
-    if not options.no_studies:
-        run_studies(options)  # 1.4, 5
+    if not options.no_studies:  # 1.4, 5
+        print("training the networks of 1.4 and 5 …", flush=True)
+        studies.save(train_studies(options.seed), gradient_norms(options.seed), options)
     print(f"written to {options.figures}: task1_*.png, task1_*.svg, task1*.json")
 
 

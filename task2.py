@@ -4,7 +4,7 @@ Answers 2.1 to 2.4 of the sheet; writes figures/task2_* and figures/task2.json.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -15,10 +15,11 @@ from common import plotting, script
 from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
 from common.pca import PCA, do_pca, project
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
-from common.separation import neighbour_separation
+from common.separation import between_classes, linear_accuracy, neighbour_separation
 
 COMPONENTS = 10  # of which the results speak
-NEIGHBOUR_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # dimensions in which nearest neighbours are tried
+KEPT_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # numbers of components on which classifiers are tried
+LINEAR_IMAGES = 20_000  # to which the linear classifier is fitted
 TINY = np.finfo(np.float64).tiny  # for 0 / 0 = 0 where nothing varies
 SHOWN_POINTS = 3000  # more would hide each other
 
@@ -55,17 +56,19 @@ def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels
     return [{"classes": difference, "cosine": cosine} for difference, cosine in rows]
 
 
-def between_classes(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the share of the variance that lies between the class means: in each dimension [D], and in all (2.3)."""
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    between, within = np.zeros_like(mean), np.zeros_like(mean)
+def easy_shares(vectors: np.ndarray, labels: np.ndarray, pca: PCA) -> np.ndarray:
+    """Return the components' shares of the variance [784] if each image were five times as close to its class mean.
+
+    The covariance is that of the class means plus that within the classes, of which a 25th is left (2.3).
+    """
+    between = np.zeros_like(pca.eigenvectors)
     for digit in np.unique(labels):
-        members = vectors[labels == digit].astype(np.float64)
-        weight = len(members) / len(vectors)
-        between += weight * (members.mean(axis=0) - mean) ** 2
-        within += weight * members.var(axis=0)
-    total = between.sum() + within.sum()
-    return between / np.maximum(between + within, TINY), float(between.sum() / max(total, TINY))
+        members = vectors[labels == digit]
+        difference = members.mean(axis=0, dtype=np.float64) - pca.mean
+        between += len(members) / len(vectors) * np.outer(difference, difference)
+    covariance = (pca.eigenvectors * pca.eigenvalues) @ pca.eigenvectors.T
+    eigenvalues = np.linalg.eigvalsh(between + (covariance - between) / 25)[::-1].clip(min=0)
+    return eigenvalues / max(eigenvalues.sum(), TINY)
 
 
 @styled
@@ -81,53 +84,58 @@ def components_figure(pca: PCA) -> Figure:
 
 
 @styled
-def spectrum_figure(shares: np.ndarray, counts: Sequence[int], accuracies: Sequence[float]) -> Figure:
-    """Draw the variance that the first k components hold, and the accuracy of neighbours in their space (2.3)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2), sharex=True)
-    held = 100 * np.cumsum(shares)
-    left.plot(range(1, len(held) + 1), held, color="black")
+def spectrum_figure(
+    shares: np.ndarray, easy: np.ndarray, counts: Sequence[int], accuracies: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Draw the variance that the first k components hold, also of easy data, and what classifiers reach there (2.3)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), sharex=True)
+    numbers, held = np.arange(1, len(shares) + 1), 100 * np.cumsum(shares)
+    left.plot(numbers, 100 * np.cumsum(easy), color="0.55", linestyle="--")
+    left.plot(numbers, held, color="black")
     style = {"textcoords": "offset points", "fontsize": 7}
-    below, above = {"xytext": (3, -2), "va": "top"}, {"xytext": (-2, 3), "va": "bottom", "ha": "right"}
-    reached = {goal: int(np.searchsorted(held[:-1], goal)) + 1 for goal in (50, 90, 95)}
-    marks = [(2, f"{held[1]:.0f} % in 2"), (9, f"{held[8]:.0f} % in 9, all\nthat ten class\nmeans can span")]
-    marks += [(number, f"{goal} % in {number}") for goal, number in reached.items()]
-    for (number, text), place in zip(marks, (below, above, below, above, below), strict=True):
-        left.plot([number, number], [held[number - 1], 0], **GUIDE)
-        left.plot(number, held[number - 1], "o", color="black")
-        left.annotate(text, (number, held[number - 1]), **style, **place)
-    right.plot(counts, accuracies, "o-", color=SPLIT_COLOURS["test"])
-    for count, accuracy in zip(counts, accuracies, strict=True):
-        right.annotate(f"{accuracy:.0f}", (count, accuracy), color=SPLIT_COLOURS["test"], **style, **below)
-    text = "ten nearest neighbours in\nthe space of the components"
-    right.text(0.98, 0.05, text, transform=right.transAxes, ha="right", fontsize=7, color=SPLIT_COLOURS["test"])
-    for axes, quantity in ((left, "cumulative variance (%)"), (right, "accuracy (%)")):
-        axes.set(xscale="log", ylim=(0, 104), xlabel="first principal components", ylabel=quantity)
+    below = {"xytext": (3, -2), "va": "top"}
+    number = int(np.searchsorted(held[:-1], 90)) + 1
+    for k, text in ((9, f"first nine: {held[8]:.0f} %"), (20, f"20: {held[19]:.0f} %"), (number, f"{number}: 90 %")):
+        left.plot(k, held[k - 1], "o", color="black")
+        left.annotate(text, (k, held[k - 1]), **style, **below)
+    text = f"images five times\nas close to their\nclass mean:\n{100 * easy[:9].sum():.0f} % in nine"
+    left.text(0.02, 1.02, text, transform=left.transAxes, color="0.4", fontsize=7, va="top")
+    colours = {"neighbours": SPLIT_COLOURS["test"], "linear": "#b35900"}
+    for name, values in accuracies.items():
+        right.plot(counts, values, "o-", color=colours[name])
+        for count, value, *both in zip(counts, values, *accuracies.values(), strict=True):
+            place = {"xytext": (0, 4), "ha": "center"} if value == max(both) else below
+            right.annotate(f"{value:.0f}", (count, value), color=colours[name], **style, **place)
+    right.text(0.98, 0.2, "ten nearest neighbours", transform=right.transAxes, ha="right", color=colours["neighbours"])
+    right.text(0.98, 0.08, "linear classifier", transform=right.transAxes, ha="right", color=colours["linear"])
+    for axes, quantity in ((left, "cumulative variance (%)"), (right, "test accuracy (%)")):
+        axes.axvline(20, **GUIDE)
+        axes.set(xscale="log", xlim=(0.85, 784), ylim=(0, 112), xlabel="number of components", ylabel=quantity)
         axes.xaxis.set_major_formatter("{x:.0f}")
     return figure
 
 
 @styled
 def projection_figure(
-    points: np.ndarray, labels: np.ndarray, shares: np.ndarray, accuracy_per_class: Sequence[float | None]
+    points: np.ndarray, labels: np.ndarray, shares: np.ndarray, recall: Sequence[float | None]
 ) -> Figure:
-    """Draw the plane of the first two components: all classes [N] at once, then one by one over points [N, 2] (2.4)."""
-    figure = plt.figure(figsize=(PAGE_WIDTH, 2.5))
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2))
+    """Draw the plane of the first two components: all classes at once, then one by one, best first (2.4)."""
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.7))
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3))
     axes = left.subplots()
     plotting.class_scatter(axes, points, labels)
-    names = [f"component {number} ({100 * share:.1f} %)" for number, share in enumerate(shares[:2], 1)]
+    names = [f"component {number} ({100 * share:.1f} % of variance)" for number, share in enumerate(shares[:2], 1)]
     axes.set(xlabel=names[0], ylabel=names[1])
     panels = right.subplots(3, 4, sharex=True, sharey=True).ravel()
-    for number, axes in enumerate(panels[:10]):
-        for each, colour in ((points, "0.85"), (points[labels == number], "#1f3b73")):
-            axes.scatter(*each.T, s=0.6, color=colour, linewidths=0, rasterized=True)
-        accuracy = accuracy_per_class[number]
-        axes.set_title(str(number) if accuracy is None else f"{number} · {accuracy:.0f} %", pad=1)
+    for number, axes in zip(sorted(range(10), key=lambda number: -(recall[number] or 0)), panels, strict=False):
+        for each, colour in ((points, "0.85"), (points[labels == number], plotting.CLASS_COLOURS[number])):
+            axes.scatter(*each.T, s=0.8, color=colour, linewidths=0, rasterized=True)
+        axes.set_title(str(number) if recall[number] is None else f"{number} · {recall[number]:.0f} %", pad=1)
         axes.set_aspect("equal")
     for axes in panels:
         axes.set_axis_off()
-    note = "per cent: recognized by\nten nearest neighbours\nin the plane"
-    panels[10].text(0.1, 0.5, note, transform=panels[10].transAxes, va="center", fontsize=7, in_layout=False)
+    note = "train points; per cent of\nthe test images that ten\nneighbours recognize"
+    panels[10].text(0.05, 0.5, note, transform=panels[10].transAxes, va="center", fontsize=7, in_layout=False)
     return figure
 
 
@@ -147,8 +155,9 @@ def main(options: argparse.Namespace) -> None:
     test_vectors, test_labels = convert_mnist_to_vectors(test)
 
     pca = do_pca(vectors)  # 2.3
-    between_components, _ = between_classes(project(vectors, pca, COMPONENTS), labels)
-    _, between_all = between_classes(vectors, labels)
+    between_components, _ = between_classes(Vectors(project(vectors, pca, COMPONENTS), labels))
+    _, between_all = between_classes(Vectors(vectors, labels))
+    easy = easy_shares(vectors, labels, pca)
     plotting.save_figure(components_figure(pca), options.figures, "task2_components")
     print(f"two components hold {pca.variance_shares[:2].sum():.1%} of the variance")
 
@@ -158,19 +167,19 @@ def main(options: argparse.Namespace) -> None:
     figure = projection_figure(points[shown], labels[shown], pca.variance_shares, plane["accuracy_per_class"])
     plotting.save_figure(figure, options.figures, "task2_projection")
 
-    print("test accuracy of ten nearest neighbours on the first components", flush=True)
-    accuracies = []
-    coordinates, test_coordinates = (
-        project(split, pca, max(NEIGHBOUR_COMPONENTS)) for split in (vectors, test_vectors)
-    )
-    for count in tqdm(NEIGHBOUR_COMPONENTS, "neighbours", leave=False, disable=None):
+    print("test accuracy on the first components …", flush=True)
+    accuracies: dict[str, list[float]] = {"neighbours": [], "linear": []}
+    coordinates, test_coordinates = (project(split, pca, max(KEPT_COMPONENTS)) for split in (vectors, test_vectors))
+    for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):
         fit, held_out = Vectors(coordinates[:, :count], labels), Vectors(test_coordinates[:, :count], test_labels)
-        accuracies.append(neighbour_separation(fit, held_out)["accuracy"])
-    print("components" + "".join(f"{count:8}" for count in NEIGHBOUR_COMPONENTS))
-    print("accuracy %" + "".join(f"{accuracy:8.2f}" for accuracy in accuracies))
-    plotting.save_figure(
-        spectrum_figure(pca.variance_shares, NEIGHBOUR_COMPONENTS, accuracies), options.figures, "task2_spectrum"
-    )
+        accuracies["neighbours"].append(neighbour_separation(fit, held_out)["accuracy"])
+        some = Vectors(fit.vectors[:LINEAR_IMAGES], labels[:LINEAR_IMAGES])
+        accuracies["linear"].append(linear_accuracy(some, held_out))
+    print("components    " + "".join(f"{count:7}" for count in KEPT_COMPONENTS))
+    for name, values in accuracies.items():
+        print(f"{name:10} (%)" + "".join(f"{value:7.2f}" for value in values))
+    figure = spectrum_figure(pca.variance_shares, easy, KEPT_COMPONENTS, accuracies)
+    plotting.save_figure(figure, options.figures, "task2_spectrum")
 
     results = {
         "data": {"train": digest(train), "test": digest(test)},
@@ -180,12 +189,13 @@ def main(options: argparse.Namespace) -> None:
         "components": {
             **describe_components(pca),
             "closest_differences": closest_class_difference(pca.eigenvectors[:, :COMPONENTS].T, vectors, labels),
+            "easy_first_nine": float(easy[:9].sum()),
             "between_classes": {"components": between_components.tolist(), "all": between_all},
         },
         "shown_points": len(shown),
         "class_means": {str(k): points[labels == k].mean(axis=0).tolist() for k in np.unique(labels)},
         "plane": plane,
-        "neighbours": {"components": NEIGHBOUR_COMPONENTS, "accuracy": accuracies},
+        "classifiers": {"components": KEPT_COMPONENTS, "linear_images": LINEAR_IMAGES, **accuracies},
     }
     script.save_results(options, "task2", results)
     print(f"written to {options.figures}: task2_*.png, task2_*.svg, task2.json")

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
+from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from tqdm import tqdm
 
@@ -24,26 +23,28 @@ from common.explorer import Space, save_page
 from common.pca import PCA, do_pca, project
 from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
 from common.script import CHECKPOINT, FEATURES, Failure, check_shape
-from common.separation import neighbour_separation
-from task3 import DEFAULTS, MultilayerPerceptron, predict_probabilities, read_checkpoint, train_and_save
+from common.separation import between_classes, linear_accuracy, neighbour_separation
+from task3 import DEFAULTS, MultilayerPerceptron, batch_accuracy, predict_probabilities, read_checkpoint, train_and_save
 
 SHOWN_POINTS = 3000
-SILHOUETTE_POINTS = 2500  # its cost grows with the square
-LEGEND = """variance held by two components; accuracy of ten neighbours in their plane and of a linear classifier in the
-full space; silhouette in the plane, from -1 to 1; units that are zero for every image
-           variance  neighbours    linear  silhouette  dead units"""
+FIT_IMAGES = 20_000  # of the train split, from which both classifiers learn
+KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from which the network finishes
+NEIGHBOURS = 10
+LEGEND = """variance between the classes and in the plane of two components; accuracy of ten
+neighbours in the plane, and of a linear classifier in the full space (%)
+           between  in plane  neighbours    linear   dead units"""
 
 
-def load_or_train(options: argparse.Namespace, test_data: Vectors) -> tuple[MultilayerPerceptron, dict[str, Any]]:
+def load_or_train(
+    options: argparse.Namespace, train_data: Vectors, test_data: Vectors, data: str
+) -> tuple[MultilayerPerceptron, dict[str, Any]]:
     """Return the network of the checkpoint and its settings; train it first when the default checkpoint is missing.
 
-    Raises `Failure` when the network was trained on another train split than that of the flags.
+    Raises `Failure` when the network was trained on another train split than that of the flags, of digest `data`.
     """
-    train_images = load_data(train=True, data_dir=options.data_dir)
-    data = digest(train_images)
     if options.checkpoint.resolve() == CHECKPOINT.resolve() and not CHECKPOINT.exists():
         print(f"no checkpoint {CHECKPOINT.name} yet: training the network of task 3 first", flush=True)
-        train_and_save(convert_mnist_to_vectors(train_images), test_data, options, DEFAULTS, data)
+        train_and_save(train_data, test_data, options, DEFAULTS, data)
     model, settings = read_checkpoint(options.checkpoint)
     if settings.get("data") != data:
         these = f"{options.data_dir or os.environ.get('MNIST_DIR') or 'MNIST'} (train split {data})"
@@ -66,7 +67,7 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
 
 
 def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Return points [N, 2] with columns swapped or negated to be most like the reference, and the order of the columns.
+    """Return points [N, 2] with columns swapped or negated to be most like the reference, and the columns' order.
 
     Of all swaps and signs, these have the greatest correlation of the class means.
     """
@@ -77,36 +78,73 @@ def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> tup
     return points[:, order] * np.where(products[order, [0, 1]] < 0, -1, 1), order
 
 
-def linear_accuracy(fit: Vectors, held_out: Vectors) -> float:
-    """Return the accuracy in per cent on `held_out` of logistic regression, standardized by and fitted to `fit`."""
-    mean, deviation = fit.vectors.mean(axis=0), fit.vectors.std(axis=0)
-    deviation[deviation == 0] = 1
-    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((fit.vectors - mean) / deviation, fit.labels)
-    return float(100 * classifier.score((held_out.vectors - mean) / deviation, held_out.labels))
+def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
+    """Measure how well the classes of `held_out`, vectors [N, D], separate there and in its first two components (4.3).
 
-
-def measure_separation(
-    vectors: np.ndarray, pca: PCA, points: np.ndarray, labels: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """Measure how well the classes of vectors [N, D] and of their projection, points [N, 2], are separated (4.3).
-
-    Variance and accuracies are in per cent; components are counted that hold 90 % of the variance. Nearest neighbours
-    in the plane and a linear classifier in the full space learn one half of the images and are tested on the other.
-    The silhouette, from -1 to 1, is that of the plane; dead units are zero for every image.
+    Ten nearest neighbours in the plane and a linear classifier in the full space learn from `fit`; `four_nine` is the
+    accuracy of the neighbours among 4s and 9s alone. Shares and accuracies are in per cent; `components_for_90` hold
+    90 % of the variance; dead units are zero for every image.
     """
-    fit, check = np.array_split(np.random.default_rng(seed).permutation(len(labels)), 2)
-    plane = neighbour_separation(Vectors(points[fit], labels[fit]), Vectors(points[check], labels[check]))
-    shown = check[:SILHOUETTE_POINTS]
+    pca = do_pca(held_out.vectors)
+    planes = [Vectors(project(vectors, pca), labels) for vectors, labels in (fit, held_out)]
+    both = [Vectors(*(array[np.isin(plane.labels, (4, 9))] for array in plane)) for plane in planes]
+    plane = neighbour_separation(*planes)
     return {
         "variance": float(100 * pca.variance_shares[:2].sum()),
         "components_for_90": int(np.searchsorted(np.cumsum(pca.variance_shares), 0.9)) + 1,
+        "between": 100 * between_classes(held_out)[1],
         "neighbours": plane["accuracy"],
-        "neighbours_per_class": plane["accuracy_per_class"],
+        "recall": plane["accuracy_per_class"],
         "pairs": plane["pairs"],
-        "linear": linear_accuracy(Vectors(vectors[fit], labels[fit]), Vectors(vectors[check], labels[check])),
-        "silhouette": float(silhouette_score(points[shown], labels[shown])),
-        "dead_units": int((vectors == 0).all(axis=0).sum()),
+        "four_nine": neighbour_separation(*both)["accuracy"] if all(len(each.labels) for each in both) else None,
+        "linear": linear_accuracy(fit, held_out),
+        "dead_units": int((held_out.vectors == 0).all(axis=0).sum()),
     }
+
+
+@torch.no_grad()
+def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, data: Vectors) -> list[float]:
+    """Return the accuracy in per cent when the network goes on from the first k components of a space alone (4.3).
+
+    The space is that of the pixels (`position` 0) or of the activations after that ReLU, `pca` its PCA, and k runs
+    through `KEPT_COMPONENTS`; all that the components do not hold is replaced by the mean.
+    """
+    accuracies = []
+    for count in KEPT_COMPONENTS:
+        kept = project(data.vectors, pca, count) @ pca.eigenvectors[:, :count].T + pca.mean
+        inputs = torch.as_tensor(kept, dtype=torch.float32).to(next(model.parameters()).device)
+        logits = model.layers[2 * position :](inputs).cpu()
+        accuracies.append(batch_accuracy(logits, torch.as_tensor(data.labels)))
+    return accuracies
+
+
+def explain_errors(
+    spaces: Sequence[np.ndarray], data: Images, probabilities: np.ndarray, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure and draw in which space the network's errors happen: the labels of their ten nearest test images (4.4).
+
+    Returns the per cent of the neighbours, over all errors, that have the true label and the network's answer, by
+    space, and which error is drawn: that whose neighbours change most from the one to the other.
+    """
+    answers = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(answers != data.labels)
+    if not len(wrong):
+        plotting.save_figure(plt.figure(figsize=(PAGE_WIDTH, 0.1)), options.figures, "task4_errors")
+        return {"count": 0}
+    count = min(NEIGHBOURS + 1, len(data.labels))
+    searches = [NearestNeighbors(n_neighbors=count, algorithm="brute").fit(vectors) for vectors in spaces]
+    found = np.array([search.kneighbors(vectors[wrong])[1] for search, vectors in zip(searches, spaces, strict=True)])
+    nearest = data.labels[found[..., 1:]]  # [spaces, errors, 10]: the first is the image itself
+    true, answer = (100 * (nearest == each[wrong, None]).mean(axis=2) for each in (data.labels, answers))
+    drawn = (true[0] - true[-1] + answer[-1] - answer[0]).argmax()
+    image = int(wrong[drawn])
+    shares = np.stack([true.mean(axis=1), answer.mean(axis=1)])  # [2, spaces]
+    labels = nearest[:, drawn], data.labels[image], answers[image]
+    figure = errors_figure(data.images[image], data.images[found[:, drawn, 1:]], *labels, shares)
+    plotting.save_figure(figure, options.figures, "task4_errors")
+    shown = {"image": image, "label": int(data.labels[image]), "answer": int(answers[image])}
+    shown |= {"true": true[:, drawn].tolist(), "taken": answer[:, drawn].tolist()}
+    return {"count": len(wrong), "true": shares[0].tolist(), "taken": shares[1].tolist(), "shown": shown}
 
 
 def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
@@ -128,60 +166,100 @@ def names(spaces: Sequence[Any]) -> list[str]:
 
 
 @styled
-def features_figure(points: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw each representation in the plane of its first two components [N, 2], then three measures of all (4.3)."""
-    height = -(-(len(points) + 1) // 3)  # panels
+def features_figure(
+    planes: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping], untrained: Sequence[Mapping]
+) -> Figure:
+    """Draw each representation in the plane of its first two components [N, 2], and how well classes separate (4.3)."""
+    height = -(-(len(planes) + 1) // 3)  # panels
     figure, all_axes = plt.subplots(height, 3, figsize=(PAGE_WIDTH, 2.2 * height))
     for axes in all_axes.flat:
         axes.set_axis_off()
-    for axes, plane, name, measure in zip(all_axes.flat, points, names(measures), measures, strict=False):
+    for axes, plane, name, measure in zip(all_axes.flat, planes, names(measures), measures, strict=False):
         plotting.class_scatter(axes, plane, labels)
-        axes.set_title(f"{name} · {measure['neighbours']:.0f} %", pad=2)
-    axes = all_axes.flat[len(points)]
+        axes.set_title(f"{name} · {measure['neighbours']:.0f} % recognized", pad=2)
+    axes = all_axes.flat[len(planes)]
     axes.set_axis_on()
-    lines = {
-        "linear": ("linear classifier,\nfull space", "black"),
-        "neighbours": ("neighbours\nin the plane", SPLIT_COLOURS["test"]),
-        "variance": ("variance\nin the plane", "0.45"),
-    }
-    for key, (_, colour) in lines.items():
-        axes.plot([measure[key] for measure in measures], color=colour)
-    style = {"fontsize": 7, "va": "center", "bbox": {"facecolor": "white", "linewidth": 0, "pad": 0.6}}
-    for place, measure in enumerate(measures):
-        height = name_height = -np.inf
-        for key in sorted(lines, key=measure.get):  # from below, raised as little as needed to stand clear
-            (name, colour), value = lines[key], measure[key]
-            height, name_height = max(value, height + 7), max(value, name_height + 16)
-            axes.text(place, height, f"{value:.0f}", color=colour, ha="center", **style)
-            if place == len(measures) - 1:
-                axes.text(place + 0.5, name_height, name, color=colour, **style)
+    ends = []
+    for key, colour in (("linear", "#b35900"), ("neighbours", SPLIT_COLOURS["test"])):
+        for rows, line, text in ((measures, "o-", key), ([measures[0], *untrained], "o--", "untrained")):
+            values = [row[key] for row in rows]
+            axes.plot(values, line, color=colour, markerfacecolor=colour if rows is measures else "white")
+            ends.append((values[-1], f"{text} {values[-1]:.0f}", colour))
+    height = -np.inf
+    for value, text, colour in sorted(ends):  # raised as little as needed to stand clear of the one below
+        height = max(value, height + 7)
+        axes.text(len(measures) - 0.8, height, text, color=colour, va="center", fontsize=7)
     axes.set_xticks(range(len(measures)), [name.removeprefix("layer ") for name in names(measures)])
-    axes.set(xlim=(-0.6, len(measures) + 2), ylim=(0, 104), yticks=[], title="per cent")
-    axes.set_xlabel("layer", x=0.41)
-    axes.spines.left.set_visible(False)
+    axes.set(xlim=(-0.4, len(measures) + 2.2), ylim=(0, 104), ylabel="test accuracy (%)")
+    axes.set_title("linear: full space;\nneighbours: in the plane", fontsize=7)
+    axes.set_xlabel("layer", x=0.36)
     axes.spines.bottom.set_bounds(-0.4, len(measures) - 0.6)
     return figure
 
 
 @styled
-def classes_figure(measures: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the accuracy of neighbours in the plane per representation and class, in per cent (4.3)."""
-    accuracy = np.array([measure["neighbours_per_class"] for measure in measures], float)  # [5, 10]
-    figure, axes = plt.subplots(figsize=(PAGE_WIDTH, 1.3))
-    texts = np.where(np.isfinite(accuracy), np.char.mod("%.0f", accuracy), "")
-    plotting.draw_cells(axes, plt.get_cmap("Blues")(accuracy / 110), texts, fontsize=7)
-    axes.set_yticks(range(len(measures)), names(measures))
-    axes.set_xlabel("accuracy per digit of ten nearest neighbours in the plane (%)")
+def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what the network reaches from k components, and each digit's recall in the first and last plane (4.3)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1))
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(finished)))
+    for name, values, shade in zip(names(finished), finished, shades, strict=True):
+        left.plot(KEPT_COMPONENTS, values, "o-", color=shade, label=name)
+    left.set(xscale="log", ylim=(0, 104), xlabel="number of components kept", ylabel="network's accuracy (%)")
+    left.set_xticks(KEPT_COMPONENTS, KEPT_COMPONENTS, minor=False)
+    left.minorticks_off()
+    left.legend(frameon=False, fontsize=7, loc="lower right")
+    before, after = (np.array(measures[place]["recall"], float) for place in (0, -1))
+    order = [number for number in np.argsort(-(after - before), kind="stable") if np.isfinite(after[number])]
+    for place, number in enumerate(order):
+        colour = plotting.CLASS_COLOURS[number]
+        right.plot([place, place], [before[number], after[number]], color=colour, linewidth=2)
+        right.plot(place, after[number], "o", color=colour, markersize=5)
+        right.plot(place, before[number], "o", color=colour, markerfacecolor="white")
+        right.text(place, 3, f"{after[number] - before[number]:+.0f}".replace("-", "−"), fontsize=7, ha="center")
+    right.set_xticks(range(len(order)), order)
+    right.set(ylim=(0, 104), xlabel="digit, by gain in points", ylabel="recall in the plane (%)")
+    right.set_title(f"○ pixels   ● {names(measures)[-1]}", fontsize=7, loc="right")
+    return figure
+
+
+@styled
+def errors_figure(
+    error: np.ndarray, nearest: np.ndarray, labels: np.ndarray, label: int, answer: int, shares: np.ndarray
+) -> Figure:
+    """Draw an error [28, 28] and its nearest images [spaces, 10, 28, 28] with their labels [spaces, 10] (4.4).
+
+    Beside it are `shares` [2, spaces], the per cent of all errors' neighbours with the true label and with the answer.
+    """
+    figure = plt.figure(figsize=(PAGE_WIDTH, 2.4))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1))
+    rows = left.subplots(len(nearest), nearest.shape[1] + 1)
+    colours = {label: "#3f90da", answer: "#d7301f"}
+    for axes_row, images, numbers, name in zip(rows, nearest, labels, names(nearest), strict=True):
+        for axes, image, number in zip(axes_row, [error, *images], [label, *numbers], strict=True):
+            axes.imshow(image, "gray_r", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=True, color=colours.get(number, "0.75"), linewidth=1.5)
+        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    rows[0, 0].set_title("error", pad=3)
+    rows[0, 5].set_title("nearest test images", pad=3)
+    axes = right.subplots()
+    for values, colour, text in zip(shares, colours.values(), ("true label", "network's\nanswer"), strict=True):
+        axes.plot(values, "o-", color=colour)
+        axes.text(len(values) - 0.8, values[-1], f"{text}, {values[-1]:.0f}", color=colour, va="center", fontsize=7)
+    axes.set_xticks(range(len(nearest)), [name.removeprefix("layer ") for name in names(nearest)])
+    axes.set(ylim=(0, None), xlim=(-0.3, len(nearest) + 1.6), ylabel="of all errors' neighbours (%)")
+    axes.set_xlabel("layer", x=0.36)
+    axes.spines.bottom.set_bounds(-0.3, len(nearest) - 0.7)
     return figure
 
 
 def main(options: argparse.Namespace) -> None:
     """Answer 4.1 to 4.4 in turn."""
-    test_images = load_data(train=False, data_dir=options.data_dir)
+    train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
     check_enough(test_images.labels)
-    test_data = convert_mnist_to_vectors(test_images)
-    labels = test_data.labels
-    model, settings = load_or_train(options, test_data)
+    train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
+    model, settings = load_or_train(options, train_data, test_data, digest(train_images))
+    labels, probabilities = test_data.labels, predict_probabilities(model, test_data.vectors)
     shifted = shifted_accuracy(model, test_images)
     print(f"accuracy of the network on these {len(labels):,} images {shifted[0]:.2f} %")
     print("network: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()), flush=True)
@@ -191,34 +269,55 @@ def main(options: argparse.Namespace) -> None:
         np.savez(file, **{f"layer{number}": array for number, array in enumerate(features, 1)})
 
     spaces = [test_data.vectors, *features]  # 4.2
-    planes, pages, measures = [], [], []
-    for name, vectors in zip(tqdm(names(spaces), "separation", leave=False, disable=None), spaces, strict=True):
-        pca = do_pca(vectors)
-        plane = project(vectors, pca)
-        plane, order = orient(plane, planes[-1] if planes else plane, labels)
+    pcas = [do_pca(vectors) for vectors in spaces]
+    planes, orders = [project(test_data.vectors, pcas[0])], [[0, 1]]
+    for vectors, pca in zip(features, pcas[1:], strict=True):
+        plane, order = orient(project(vectors, pca), planes[-1], labels)  # most like the one before
         planes.append(plane)
-        pages.append(Space(name, plane, [number + 1 for number in order], pca.variance_shares[order]))
-        measures.append(measure_separation(vectors, pca, plane, labels, options.seed))  # 4.3
+        orders.append(order)
+
+    torch.manual_seed(settings.get("seed", 0))  # 4.3
+    control = MultilayerPerceptron().to(next(model.parameters()).device)  # the network as it was before its training
+    some = train_data.vectors[:FIT_IMAGES]
+    fits = [some, *extract_features(model, some), *extract_features(control, some)]
+    pairs = list(zip(fits, [*spaces, *extract_features(control, test_data.vectors)], strict=True))
+    separations = [
+        measure_separation(Vectors(fit, train_data.labels[:FIT_IMAGES]), Vectors(tested, labels))
+        for fit, tested in tqdm(pairs, "separation", leave=False, disable=None)
+    ]
+    measures, untrained = separations[: len(spaces)], separations[len(spaces) :]
+    rows = [Vectors(vectors, labels) for vectors in spaces]
+    finished = [finished_accuracies(model, k, pca, data) for k, (pca, data) in enumerate(zip(pcas, rows, strict=True))]
     print(LEGEND)
-    for name, measure in zip(names(spaces), measures, strict=True):
-        line = "{:9}{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{silhouette:12.3f}{dead_units:12}"
+    for name, measure in zip([*names(spaces), *["untrained"] * len(untrained)], separations, strict=True):
+        line = "{:9}{between:8.1f} %{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{dead_units:12}"
         print(line.format(name, **measure))
 
     shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
-    figure = features_figure([plane[shown] for plane in planes], labels[shown], measures)
+    figure = features_figure([plane[shown] for plane in planes], labels[shown], measures, untrained)
     plotting.save_figure(figure, options.figures, "task4_features")
-    plotting.save_figure(classes_figure(measures), options.figures, "task4_classes")
+    plotting.save_figure(components_figure(finished, measures), options.figures, "task4_components")
     page = options.figures / "task4_explorer.html"
     title = f"What the hidden layers make of {len(labels):,} test images"
-    save_page(page, pages, test_images.images, labels, predict_probabilities(model, test_data.vectors), title, shown)
+    panels = [
+        Space(name, plane, [number + 1 for number in order], pca.variance_shares[order])
+        for name, plane, order, pca in zip(names(spaces), planes, orders, pcas, strict=True)
+    ]
+    save_page(page, panels, test_images.images, labels, probabilities, title, shown)
+    cosines = np.linalg.svd(do_pca(train_data.vectors).eigenvectors[:, :2].T @ pcas[0].eigenvectors[:, :2])[1]
     results = {
         "data": {"test": digest(test_images)},
         "network": settings,
         "images": len(labels),
+        "fit_images": len(some),
         "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
         "names": names(spaces),
         "separation": measures,
+        "untrained": untrained,
+        "finished": {"components": KEPT_COMPONENTS, "accuracy": finished},
+        "errors": explain_errors(spaces, test_images, probabilities, options),
+        "plane_cosines": cosines.tolist(),
         "shifted_accuracy": shifted,
     }
     script.save_results(options, "task4", results)

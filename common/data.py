@@ -36,16 +36,19 @@ def moons(n_train: int = 8000, n_test: int = 2000, noise: float = 0.08, seed: in
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
         raise ValueError(f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}")
-    splits = []
-    for count, rng in zip((n_train, n_test), np.random.default_rng(seed).spawn(2), strict=True):
-        y = np.arange(count) % 2
-        upper, lower = half_circles(rng.uniform(0, np.pi, count))
-        x = np.where(y[:, None] == 0, upper, lower)
-        splits.append((x + rng.normal(0, noise, x.shape), y))
-    (x_train, y_train), (x_test, y_test) = splits
+    streams = np.random.default_rng(seed).spawn(2)
+    (x_train, y_train), (x_test, y_test) = map(random_moons, (n_train, n_test), (noise, noise), streams)
     low, high = x_train.min(axis=0), x_train.max(axis=0)
     x_train, x_test = (2 * (x - low) / (high - low) - 1 for x in (x_train, x_test))
     return Moons(x_train, y_train, x_test, y_test)
+
+
+def random_moons(count: int, noise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw points [N, 2], not scaled, and their classes [N]."""
+    y = np.arange(count) % 2
+    upper, lower = half_circles(rng.uniform(0, np.pi, count))
+    x = np.where(y[:, None] == 0, upper, lower)
+    return x + rng.normal(0, noise, x.shape), y
 
 
 def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,22 +57,29 @@ def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, [1, 0.5] - upper
 
 
+def moon_densities(across: np.ndarray, up: np.ndarray, noise: float) -> np.ndarray:
+    """Return the density of each moon [2, x, y] at the points of a grid, not scaled: `across` [x] times `up` [y].
+
+    A moon's density is the mean, over its half circle, of a normal distribution of standard deviation `noise` > 0.
+    """
+    angle = (np.arange(1000) + 0.5) * np.pi / 1000
+    densities = []
+    for arc in half_circles(angle):
+        kernels = [np.exp(-(((axis[:, None] - arc[:, k]) / noise) ** 2) / 2) for k, axis in enumerate((across, up))]
+        densities.append(kernels[0] @ kernels[1].T / (len(angle) * 2 * np.pi * noise**2))
+    return np.maximum(densities, np.finfo(float).tiny)
+
+
 def bayes_limit(noise: float) -> tuple[float, float]:
     """Return the averaged cross-entropy and the accuracy in per cent of the best possible classifier of the moons.
 
-    It knows the density of each moon: the mean, over the half circle, of a normal distribution of standard deviation
-    `noise` > 0. Both densities and the expectations are sums over a grid of a quarter of the noise.
+    It knows the density of each moon. The expectations are sums over a grid of a quarter of the noise.
     """
-    angle = (np.arange(1000) + 0.5) * np.pi / 1000
     step = noise / 4
-    arcs = np.stack(half_circles(angle))  # [2, 1000, 2]
-    low, high = arcs.min(axis=(0, 1)) - 6 * noise, arcs.max(axis=(0, 1)) + 6 * noise
-    axes = [np.arange(low[k], high[k], step) for k in (0, 1)]
-    densities = []
-    for arc in arcs:
-        across, up = (np.exp(-(((axes[k][:, None] - arc[:, k]) / noise) ** 2) / 2) for k in (0, 1))
-        densities.append(across @ up.T / (len(angle) * 2 * np.pi * noise**2))
-    densities = np.maximum(densities, np.finfo(float).tiny)  # [2, x, y]
+    ends = np.concatenate(half_circles(np.linspace(0, np.pi, 1001)))  # [2002, 2]
+    bounds = zip(ends.min(axis=0) - 6 * noise, ends.max(axis=0) + 6 * noise, strict=True)
+    across, up = (np.arange(low, high, step) for low, high in bounds)
+    densities = moon_densities(across, up, noise)  # [2, x, y]
     loss = (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2
     return float(loss), float(100 * densities.max(axis=0).sum() * step**2 / 2)
 

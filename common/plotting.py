@@ -4,7 +4,7 @@ Figures are drawn at the size at which they are placed, so that all text has one
 scripts import matplotlib's names from here, since common/__init__.py has to come before matplotlib.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -80,6 +80,21 @@ def label_end(axes: Axes, x: float, y: float, text: str, colour: str, above: boo
     """Name a line at the right of its end, a little above or below it."""
     place = {"xytext": (4, 1 if above else -1), "textcoords": "offset points", "va": "bottom" if above else "top"}
     axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
+
+
+def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
+    """Draw points x [N, 2] of classes y [N] over the probability of each moon, and the boundary between the answers.
+
+    `predict` maps points [M, 2] to probabilities [M, 2].
+    """
+    low, high = np.minimum(x.min(axis=0), -1) - 0.08, np.maximum(x.max(axis=0), 1) + 0.08
+    ticks = np.linspace(low, high, 300).T  # [2, 300]
+    p = predict(np.stack(np.meshgrid(*ticks), axis=-1).reshape(-1, 2))
+    tint = mpl.colors.LinearSegmentedColormap.from_list("moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]])
+    axes.pcolormesh(*ticks, p[:, 1].reshape(300, 300), cmap=tint, vmin=-0.5, vmax=1.5, rasterized=True)
+    axes.contour(*ticks, p.argmax(axis=1).reshape(300, 300), levels=[0.5], colors="black", linewidths=1)
+    edges = {"linewidths": 0.3, "edgecolors": "black"} if len(x) < 1000 else {"linewidths": 0}
+    axes.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=4, rasterized=True, **edges)
 
 
 def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:

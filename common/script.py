@@ -6,7 +6,10 @@ import json
 import math
 import os
 import re
+import signal
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -157,6 +160,26 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
     raise SystemExit(status)
 
 
+def worker_count() -> int:
+    """Return how many processes joblib may start: as many as there are cores (-1), or one where it fails to start any.
+
+    It needs a temporary folder whose name is ASCII.
+    """
+    return -1 if (os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir()).isascii() else 1
+
+
+@contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: processes started meanwhile ignore it for good and leave it to this one."""
+    main_thread = threading.current_thread() is threading.main_thread()  # others may not set what signals do
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, handler)
+
+
 def choose_device(name: str = "auto") -> Any:
     """Return the torch device of that name or raise `Failure`; `auto` is CUDA where that works, else the CPU."""
     import torch
@@ -209,7 +232,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         for other in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             with suppress(FileNotFoundError):  # another run may clean up as well
                 if time.time() - other.stat().st_mtime > STALE_SECONDS:

@@ -1,50 +1,77 @@
-"""The experiments of task 1 beyond its own run: depth and initialization (sheet, 1.4), and normalization (5).
+"""The experiments of task 1 beyond its own run: depth, points and initialization (1.4), and normalization (5).
 
 A study trains variants of the network on the moons, each with several seeds; task1.py trains them. Here are the table
-of the variants, the summary of their losses [variants, seeds, 2, epochs], train and test, and the figures.
+of the variants, the summary of their runs, and the figures.
 """
 
+import argparse
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, label_end, plt, styled
+from common.data import bayes_limit, moon_densities, moons, random_moons
+from common.plotting import (
+    HALO,
+    PAGE_WIDTH,
+    SPLIT_COLOURS,
+    Axes,
+    Figure,
+    draw_moons,
+    label_end,
+    plt,
+    save_figure,
+    styled,
+)
+from common.script import save_results
+
+Runs = Sequence[
+    Sequence[Mapping[str, Any]]
+]  # of a study: by variant and seed, as task 1's `train_variant` returns them
 
 SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
 DEEPEST = 12  # the network whose initialization and normalization are studied
+VALIDATION_POINTS, TEST_POINTS = 2000, 50_000  # for the losses over the epochs; for the final ones
+LEARNED = 0.6  # a network that has learned anything has a train loss below this, clearly under log 2 = 0.69
 # Of the initial weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
     "large": (1.0, "#d7301f", r"$\mathcal{N}(0, 1)$"),
     "He": (None, "#000000", "He"),
-    "small": (0.1, "#41b6c4", r"$\mathcal{N}(0, 0.1^2)$"),
+    "small": (0.1, "#01767f", r"$\mathcal{N}(0, 0.1^2)$"),
 }
 TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a depth study
 
 
 class Variant(NamedTuple):
-    """One network and its training; the defaults are the sheet's setting."""
+    """One network and its training, with `seeds` seeds; the defaults are the sheet's setting."""
 
     depth: int
     points: int = 8000
-    test_points: int = 2000
     noise: float = 0.08
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 0.05
+    weight_decay: float = 0
     weight_std: float | None = None
     normalization: str | None = None
+    seeds: int = SEEDS
 
 
-STUDIES: dict[str, list[Variant]] = {  # the longest runs of a study last
+SCARCE = {"points": 200, "noise": 0.3, "epochs": 200}
+STUDIES: dict[str, list[Variant]] = {
     "sheet": [Variant(depth) for depth in DEPTHS],
-    "scarce": [Variant(depth, points=200, test_points=1000, noise=0.3, epochs=200) for depth in DEPTHS],
-    "more_points": [Variant(4, points=4000, test_points=1000, noise=0.3, epochs=12)],  # as scarce, with more points
-    "large_weights": [Variant(depth, epochs=2, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],
-    "small_weights": [Variant(DEEPEST, points=1000, epochs=2, weight_std=0.1)],
+    "scarce": [Variant(depth, **SCARCE) for depth in DEPTHS],
+    "controls": [  # of the deepest with scarce data: less noise, more points, both, and a remedy
+        Variant(DEPTHS[-1], **{**SCARCE, **change}, seeds=3)
+        for change in ({"noise": 0.08}, {"points": 1000}, {"points": 1000, "noise": 0.08}, {"weight_decay": 0.01})
+    ],
+    "very_deep": [Variant(depth, points=1000) for depth in (DEEPEST, 30, 50)],
+    "large_weights": [Variant(depth, points=1000, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],
+    "small_weights": [Variant(DEEPEST, points=1000, weight_std=0.1)],
+    "no_mean": [Variant(depth, learning_rate=32 * 0.05, seeds=3) for depth in (2, DEEPEST)],  # no 1/N: N times the rate
     "normalization": [  # of whole batches: the statistics of a last batch of few points are noise
         Variant(DEEPEST, points=800, weight_std=1.0, normalization=method, learning_rate=rate)
         for method in (None, "batch", "layer")
@@ -53,30 +80,46 @@ STUDIES: dict[str, list[Variant]] = {  # the longest runs of a study last
 }
 
 
-def running_median(losses: np.ndarray) -> np.ndarray:
-    """Return, at every epoch of losses [..., epochs], the median of the last tenth of the epochs, at least three.
+def summarize(variants: Sequence[Variant], runs: Runs) -> list[dict[str, Any]]:
+    """Return a row per variant: its settings, lists over its runs, and how many of these diverged or learned.
 
-    Training of deep networks jumps from epoch to epoch; its last value is what a run ends at.
-    """
-    ends = range(1, losses.shape[-1] + 1)
-    window = max(3, len(ends) // 10)
-    return np.stack([np.median(losses[..., max(0, end - window) : end], axis=-1) for end in ends], axis=-1)
-
-
-def summarize(variants: Sequence[Variant], losses: np.ndarray) -> list[dict[str, Any]]:
-    """Return a row per variant: its settings, lists over its runs, and how many of these diverged.
-
-    The lists are of final losses, and of the least test loss and its epoch; None stands for a run that diverged.
+    The lists are of the final losses and errors, and of early stopping; None stands for a run that diverged.
     """
     rows = []
-    for variant, runs in zip(variants, running_median(losses), strict=True):
-        train, test = runs.transpose(1, 0, 2)  # [seeds, epochs] each
-        diverged = np.isnan(test[:, -1])
-        columns = {"train": train[:, -1], "test": test[:, -1]}
-        columns |= {"least_test": test.min(axis=1), "least_epoch": test.argmin(axis=1) + 1}
-        row = {name: np.where(diverged, None, values).tolist() for name, values in columns.items()}
-        rows.append(variant._asdict() | row | {"diverged": int(diverged.sum())})
+    for variant, seeds in zip(variants, runs, strict=True):
+        columns = {name: [run[name] for run in seeds] for name in seeds[0] if name not in ("losses", "network")}
+        finite = [loss for loss in columns["train"] if loss is not None]
+        counts = {"diverged": len(seeds) - len(finite), "learned": sum(loss < LEARNED for loss in finite)}
+        rows.append(variant._asdict() | columns | counts)
     return rows
+
+
+def layer_norms(mlp: Any, seed: int) -> np.ndarray:
+    """Return norms [2, layers] in a network's linear layers on 256 points: of ∂L/∂f at their outputs, and of ∂L/∂W."""
+    x, y, _, _ = moons(256, 2, seed=seed)
+    gradient = (mlp.forward(x, remember=True) - np.eye(2)[y]) / len(y)  # ∂L/∂z
+    norms: list[list[float]] = []
+    for layer in reversed(mlp.layers[:-1]):
+        arriving, gradient = gradient, layer.backward(gradient)
+        if hasattr(layer, "weight"):
+            norms.insert(0, [np.linalg.norm(arriving), np.linalg.norm(layer.grad_weight)])
+    return np.transpose(norms)
+
+
+def save(runs: Mapping[str, Runs], norms: np.ndarray, options: argparse.Namespace) -> None:
+    """Print and save the results and figures of all studies, from their runs and the norms of untrained networks."""
+    rows = {name: summarize(study, runs[name]) for name, study in STUDIES.items()}
+    limits = {name: bayes_limit(rows[name][0]["noise"]) for name in ("sheet", "scarce")}
+    for name in limits:
+        print_depths(rows[name])
+    save_figure(depth_figure(runs, limits, options.seed), options.figures, "task1_depth")
+    save_figure(gradient_figure(norms), options.figures, "task1_gradients")
+    save_figure(normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
+    means = dict(zip(INITIALIZATIONS, norms.mean(axis=1).tolist(), strict=True))
+    settings = {"seeds": SEEDS, "width": WIDTH, "learned": LEARNED}
+    settings |= {"validation_points": VALIDATION_POINTS, "test_points": TEST_POINTS}
+    results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means}
+    save_results(options, "task1_studies", results | rows)
 
 
 def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -90,22 +133,23 @@ def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @styled
-def depth_figure(losses: Mapping[str, np.ndarray], limits: Mapping[str, tuple[float, float]]) -> Figure:
-    """Draw train and test loss [depths, seeds, 2, epochs] over the epochs, and the final loss over depth.
+def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, float]], seed: int) -> Figure:
+    """Draw the losses over the epochs and the final ones over depth, and what the networks of `seed` have learned.
 
-    `limits` has the Bayes loss and accuracy of each study drawn; on average no classifier gets below that loss.
+    `limits` has the Bayes loss and accuracy of the two studies drawn; on average no classifier gets below that loss.
     """
-    figure = plt.figure(figsize=(PAGE_WIDTH, 3.4))
-    for part, (name, (floor, _)) in zip(figure.subfigures(2, 1), limits.items(), strict=True):
-        depths = [variant.depth for variant in STUDIES[name]]
-        part.suptitle(TITLE.format(**STUDIES[name][0]._asdict()), x=0.01, ha="left", fontweight="bold")
-        *small, last = part.subplots(1, len(depths) + 1, sharey=True, width_ratios=[1] * len(depths) + [1.3])
-        smooth = running_median(np.nan_to_num(losses[name], nan=np.inf))  # a diverged run counts as infinite
-        for axes, depth, runs in zip(small, depths, smooth, strict=True):
-            draw_epochs(axes, np.median(runs, axis=0))
-            axes.set_title(f"{depth or 'no'} hidden layer{'s' * (depth > 0)}")
-        final = smooth[..., -1]  # [depths, seeds, 2]
-        draw_final(last, depths, final)
+    figure = plt.figure(figsize=(PAGE_WIDTH, 4.75))
+    *parts, maps = figure.subfigures(3, 1, height_ratios=(1.7, 1.7, 1.35))
+    for part, (name, (floor, _)) in zip(parts, limits.items(), strict=True):
+        variants = STUDIES[name]
+        part.suptitle(TITLE.format(**variants[0]._asdict()), x=0.01, ha="left", fontweight="bold")
+        *small, last = part.subplots(1, len(variants) + 1, sharey=True, width_ratios=[1] * len(variants) + [1.3])
+        for axes, variant, seeds in zip(small, variants, runs[name], strict=True):
+            draw_epochs(axes, np.nan_to_num([run["losses"] for run in seeds], nan=np.inf), turn=name == "scarce")
+            axes.set_title(f"{variant.depth or 'no'} hidden layer{'s' * (variant.depth != 1)}")
+        final = np.array([[[run["train"], run["test"]] for run in seeds] for seeds in runs[name]], float)
+        final = np.nan_to_num(final, nan=np.inf)  # [depths, seeds, 2]; a diverged run counts as infinite
+        draw_final(last, [variant.depth for variant in variants], final)
         least, greatest = final.min(initial=floor), final[np.isfinite(final)].max(initial=floor)
         last.set(**({"yscale": "log", "ylim": (least / 3, 1)} if name == "sheet" else {"ylim": (0, 1.2 * greatest)}))
         for axes in (*small, last):
@@ -113,22 +157,54 @@ def depth_figure(losses: Mapping[str, np.ndarray], limits: Mapping[str, tuple[fl
         small[0].set_ylabel("loss (nats)")
         label = f"Bayes {np.format_float_positional(floor, 2, fractional=False)}"
         small[0].annotate(label, (1, floor), xytext=(2, 1.5), textcoords="offset points", fontsize=7)
+    panels = maps.subplots(1, len(variants) + 1, width_ratios=[1] * len(variants) + [1.3])
+    for axes, variant, seeds in zip(panels, variants, runs["scarce"], strict=False):
+        draw_map(axes, variant, seeds[0], seed)
+    panels[-1].set_axis_off()
+    note = [
+        "train points; tint: probability of",
+        "the moons, black: ½, dashed:",
+        "½ for the best classifier;",
+        "titles: train and test error",
+    ]
+    panels[-1].text(0, 0.5, "\n".join(note), transform=panels[-1].transAxes, va="center", fontsize=7)
     return figure
 
 
-def draw_epochs(axes: Axes, smooth: np.ndarray) -> None:
-    """Draw losses [2, epochs] with the gap between them, and a hairline where the test loss turns before the end."""
-    count = smooth.shape[1]
+def draw_epochs(axes: Axes, losses: np.ndarray, turn: bool) -> None:
+    """Draw losses [seeds, 2, epochs], median and range of the seeds, and with `turn` where the test loss is least.
+
+    Many epochs are smoothed by a running median of a twentieth of them.
+    """
+    count = losses.shape[2]
+    reach = count // 40
+    padded = np.pad(losses, [(0, 0), (0, 0), (reach, reach)], mode="edge")
+    losses = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=2), axis=3)
     epochs = np.arange(1, count + 1)
-    axes.fill_between(epochs, *smooth, color=SPLIT_COLOURS["test"], alpha=0.15, linewidth=0)
-    for line, colour in zip(smooth, SPLIT_COLOURS.values(), strict=True):
-        axes.plot(epochs, line, color=colour)
-    turn = int(smooth[1].argmin()) + 1
-    if turn < 0.9 * count and smooth[1].min() < 0.95 * smooth[1, -1]:
-        axes.axvline(turn, color="black", linewidth=0.5)
-        text = axes.text(turn, 1, f" epoch {turn} ", transform=axes.get_xaxis_transform(), fontsize=7, va="top")
-        text.set_ha("left" if turn < count / 2 else "right")
+    medians = np.median(losses, axis=0)  # [2, epochs]
+    for values, line, colour in zip(losses.swapaxes(0, 1), medians, SPLIT_COLOURS.values(), strict=True):
+        axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axes.plot(epochs, line, color=colour, linewidth=0.9)
+    least = int(medians[1].argmin()) + 1
+    if turn and least < 0.9 * count and medians[1].min() < 0.95 * medians[1, -1]:
+        axes.axvline(least, color="black", linewidth=0.5)
+        text = axes.text(least, 1, f" least test loss:\n epoch {least}", transform=axes.get_xaxis_transform(), va="top")
+        text.set(fontsize=6.5, ha="left" if least < count / 2 else "right")
     axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
+
+
+def draw_map(axes: Axes, variant: Variant, run: Mapping[str, Any], seed: int) -> None:
+    """Draw train points on the probability that a network gives each moon, and the boundary of the best classifier."""
+    x, y, _, _ = moons(variant.points, 2, variant.noise, seed)
+    draw_moons(axes, run["network"].forward, x, y)
+    raw, _ = random_moons(variant.points, variant.noise, np.random.default_rng(seed).spawn(2)[0])  # before the scaling
+    low, high = raw.min(axis=0), raw.max(axis=0)
+    ticks = np.linspace(-1.1, 1.1, 200)
+    upper, lower = moon_densities(*((ticks[:, None] + 1) / 2 * (high - low) + low).T, variant.noise)
+    axes.contour(ticks, ticks, (lower - upper).T, levels=[0], colors="black", linewidths=0.8, linestyles="dashed")
+    wrong = 100 * (run["network"].forward(x).argmax(axis=1) != y).mean()
+    test = "diverged" if run["error"] is None else f"{run['error']:.1f} %"
+    axes.set(xticks=[], yticks=[], aspect="equal", title=f"{wrong:.1f} %, {test}")
 
 
 def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
@@ -144,37 +220,38 @@ def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
 
 @styled
 def gradient_figure(norms: np.ndarray) -> Figure:
-    """Draw norms [initializations, 2, seeds, layers] of ∂L/∂f and ∂L/∂W over the layers, per initialization.
+    """Draw norms [initializations, seeds, 2, layers] of ∂L/∂f and ∂L/∂W over the layers, per initialization.
 
     Dots are means with a whisker from the least to the greatest; dashed is the law √(nσ²/2) per layer.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 1.95), sharey=True)
-    layers = np.arange(1, DEEPEST + 2)
+    layers = np.arange(DEEPEST + 1)
     for (key, (deviation, colour, name)), both in zip(INITIALIZATIONS.items(), norms, strict=True):
-        for axes, values in zip((left, right), both, strict=True):  # [seeds, 13]
-            axes.vlines(layers, values.min(axis=0), values.max(axis=0), color=colour, linewidth=0.8)
-            axes.plot(layers, values.mean(axis=0), "o", color=colour)
-        arriving, of_weights = both.mean(axis=1)
+        beside = layers + {"large": -0.15, "small": 0.15}.get(key, 0)
+        for axes, values in zip((left, right), both.swapaxes(0, 1), strict=True):  # [seeds, layers]
+            axes.vlines(beside, values.min(axis=0), values.max(axis=0), color=colour, linewidth=0.8)
+            axes.plot(beside, values.mean(axis=0), "o", color=colour)
+        arriving, of_weights = both.mean(axis=0)
         factor = 1 if deviation is None else deviation * math.sqrt(WIDTH / 2)
         law = arriving[-2] * factor ** np.arange(DEEPEST - 1, -1, -1.0)
         left.plot(layers[:-1], law, "--", color=colour, linewidth=0.8)
         up = {"xytext": (5, 5), "textcoords": "offset points", "va": "bottom", "color": colour}
         down = {**up, "xytext": (5, -5), "va": "top"}
         at = 0 if key == "He" else min(5, len(law) - 1)
-        left.annotate(f"{name}: ×{factor:.2g} per layer", (at + 1, law[at]), **(down if key == "small" else up))
+        left.annotate(f"{name}: ×{factor:.2g} per layer", (at, law[at]), **(down if key == "small" else up))
         middle = len(of_weights) // 2
         right.annotate(name, (middle, of_weights[middle]), **(down if key == "large" else up))
     left.text(0.98, 0.97, "← backward", transform=left.transAxes, ha="right", va="top")
     left.set(title=r"$\|\partial\mathcal{L}/\partial f\|$: explodes, stays or vanishes", yscale="log", ylabel="norm")
     right.set(title=r"$\|\partial\mathcal{L}/\partial W\|$: nearly the same in all layers")
-    plt.setp([left, right], xlabel="linear layer (1 = first)", xticks=layers[::3])
+    plt.setp([left, right], xlabel="linear layer (0 = first)", xticks=layers[::3])
     return figure
 
 
 @styled
 def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the final test loss of every run, from the rows of the summary, and the diverged ones in a band above."""
-    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1, 3], figsize=(4.6, 2))
+    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1.25, 3], figsize=(4.6, 2.3))
     methods = [row["normalization"] or "without" for row in rows]
     starts = [place for place, method in enumerate(methods) if method not in methods[:place]]
     x = 1.25 * np.arange(len(rows)) + 0.25 * np.searchsorted(starts, np.arange(len(rows)), side="right")
@@ -182,23 +259,21 @@ def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         values = np.nan_to_num(np.array(row["test"], float), nan=np.inf)  # a diverged run counts as infinite
         spots = place + 0.3 * np.linspace(-1, 1, len(values) + 2)[1:-1]
         lost, median = np.isinf(values), np.median(values)
-        band.plot(spots[lost], np.zeros(lost.sum()), "x", color=SPLIT_COLOURS["test"])
-        if lost.any():
-            band.text(place, 0.7, f"{lost.sum()} of {len(lost)}\ndiverge", fontsize=7, ha="center", va="bottom")
+        band.plot(spots[lost], np.full(lost.sum(), -0.4), "x", color=SPLIT_COLOURS["test"])
+        text = f"{row['learned']} of {len(values)}\nlearned" + (f"\n{lost.sum()} diverged" if lost.any() else "")
+        band.text(place, 0.1, text, fontsize=7, ha="center", va="bottom", linespacing=1)
         axes.plot(spots[~lost], values[~lost], "o", color=SPLIT_COLOURS["test"])
         if np.isfinite(median):
             axes.plot([place - 0.25, place + 0.25], [median, median], color="black")
             axes.text(place + 0.29, median, f"{median:.2g}", fontsize=7, va="center", path_effects=HALO)
-    axes.set(
-        yscale="log",
-        ylabel="final test loss (nats)",
-        xlabel="learning rate, normalization",
-        xlim=(x[0] - 0.5, x[-1] + 0.85),
-    )
+    axes.axhline(math.log(2), color="black", linestyle="--", linewidth=0.8)
+    axes.annotate("log 2: a coin toss", (x[-1] + 0.85, math.log(2)), ha="right", va="bottom", fontsize=7)
+    labels = {"ylabel": "final test loss (nats)", "xlabel": "learning rate, normalization"}
+    axes.set(yscale="log", ylim=(None, 2), xlim=(x[0] - 0.6, x[-1] + 0.85), **labels)
     axes.set_xticks(x, [row["learning_rate"] for row in rows])
     groups = np.split(x, starts[1:])
     axes.set_xticks([group.mean() for group in groups], [f"\n{methods[start]}" for start in starts], minor=True)
-    band.set(ylim=(-1, 4), yticks=[], facecolor="0.95")
+    band.set(ylim=(-1, 4.5), yticks=[], facecolor="0.95")
     band.spines["bottom"].set_visible(False)
     for part, height in ((band, 0), (axes, 1)):
         part.tick_params(axis="x", which="both", length=0)
