@@ -96,22 +96,22 @@ def train(
     test = tensors(test_data, device)
     splits = {"train": (vectors[: len(test[1])], labels[: len(test[1])]), "test": test}
     generator = torch.Generator().manual_seed(seed)
-    flags = {"fused": True, "capturable": device.type == "cuda"}  # the latter counts steps on the GPU, for recording
-    known = inspect.signature(OPTIMIZER).parameters
-    optimizer = OPTIMIZER(
-        model.parameters(), lr=learning_rate, **{name: flags[name] for name in flags if name in known}
-    )
+    on_gpu = device.type == "cuda"
+    flags = {"fused": True, "capturable": on_gpu}  # the latter counts the steps on the GPU, as recording needs
+    known = flags.keys() & inspect.signature(OPTIMIZER).parameters
+    optimizer = OPTIMIZER(model.parameters(), lr=learning_rate, **{name: flags[name] for name in known})
     criterion = nn.CrossEntropyLoss()
 
     def step(batch: torch.Tensor) -> torch.Tensor:
         """Learn from the images of these indices [B]; return their loss before the step."""
-        loss = criterion(model(rows(vectors, batch)), rows(labels, batch))
+        images = vectors[batch] if on_gpu else vectors.index_select(0, batch)  # each is faster there
+        loss = criterion(model(images), labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    take_step = recorded(step) if device.type == "cuda" else step
+    take_step = recorded(step) if on_gpu else step
     history: History = {name: [] for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")}
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
@@ -141,21 +141,15 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
     return torch.as_tensor(vectors, dtype=torch.float32, device=device), torch.as_tensor(labels).long().to(device)
 
 
-def rows(array: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-    """Return the rows of these indices, in the way that is faster on the array's device."""
-    return array[batch] if array.is_cuda else array.index_select(0, batch)
-
-
 def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return `step`, which maps the indices of a batch [B] to its loss, replayed as a CUDA graph after a few calls.
 
-    A step is some 45 kernels of microseconds, and Python takes far longer to start them one by one than a graph takes
-    to start them all. A graph works on the same memory every time, so the batch is copied to where it was recorded. The
-    first steps and batches of another size run as they are, and so do all where recording fails.
+    A step is some 45 kernels of microseconds, which Python starts one by one and a graph at once. A graph works on the
+    same memory every time, so the batch is copied to where it was recorded. The first steps and batches of another size
+    run as they are, and so do all where recording fails.
     """
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    calls, works = 0, True
-    buffer = loss = torch.empty(0)
+    calls, buffer, loss = 0, torch.empty(0), torch.empty(0)
 
     def run(batch: torch.Tensor) -> torch.Tensor:
         usual = torch.backends.cuda.preferred_blas_library()
@@ -166,7 +160,7 @@ def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Te
             torch.backends.cuda.preferred_blas_library(usual)
 
     def call(batch: torch.Tensor) -> torch.Tensor:
-        nonlocal calls, works, buffer, loss
+        nonlocal calls, buffer, loss
         calls += 1
         if calls <= WARM_UP:  # on a stream of their own, as CUDA asks for
             buffer = buffer if calls > 1 else batch.clone()
@@ -175,14 +169,14 @@ def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Te
                 result = run(batch)
             torch.cuda.current_stream().wait_stream(stream)
             return result
-        if works and not loss.numel() and batch.shape == buffer.shape:
+        if not loss.numel() and batch.shape == buffer.shape:
             try:
                 with torch.cuda.graph(graph):  # this runs nothing: the replay below is the step
                     loss = run(buffer)
             except RuntimeError as error:
-                works, reason = False, str(error).partition("\n")[0]
+                buffer, reason = torch.empty(0), str(error).partition("\n")[0]  # no batch fits it
                 print(f"CUDA cannot record a training step ({reason}); training goes on without", file=sys.stderr)
-        if not loss.numel() or batch.shape != buffer.shape:
+        if batch.shape != buffer.shape:
             return run(batch)
         buffer.copy_(batch)
         graph.replay()

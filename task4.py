@@ -96,7 +96,9 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
         "neighbours": plane["accuracy"],
         "recall": plane["accuracy_per_class"],
         "pairs": plane["pairs"],
-        "four_nine": neighbour_separation(*both)["accuracy"] if all(len(each.labels) for each in both) else None,
+        "four_nine": neighbour_separation(*both)["accuracy"]
+        if all({4, 9} <= {*each.labels} for each in both)
+        else None,
         "linear": linear_accuracy(fit, held_out),
         "dead_units": int((held_out.vectors == 0).all(axis=0).sum()),
     }
@@ -110,7 +112,7 @@ def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, da
     through `KEPT_COMPONENTS`; all that the components do not hold is replaced by the mean.
     """
     accuracies = []
-    for count in KEPT_COMPONENTS:
+    for count in np.minimum(KEPT_COMPONENTS, len(pca.mean)):
         kept = project(data.vectors, pca, count) @ pca.eigenvectors[:, :count].T + pca.mean
         inputs = torch.as_tensor(kept, dtype=torch.float32).to(next(model.parameters()).device)
         logits = model.layers[2 * position :](inputs).cpu()
@@ -133,14 +135,15 @@ def explain_errors(
         return {"count": 0}
     count = min(NEIGHBOURS + 1, len(data.labels))
     searches = [NearestNeighbors(n_neighbors=count, algorithm="brute").fit(vectors) for vectors in spaces]
-    found = np.array([search.kneighbors(vectors[wrong])[1] for search, vectors in zip(searches, spaces, strict=True)])
-    nearest = data.labels[found[..., 1:]]  # [spaces, errors, 10]: the first is the image itself
+    found = [search.kneighbors(vectors[wrong])[1] for search, vectors in zip(searches, spaces, strict=True)]
+    found = np.array([[row[row != own][: count - 1] for row, own in zip(rows, wrong, strict=True)] for rows in found])
+    nearest = data.labels[found]  # [spaces, errors, 10], the image itself left out
     true, answer = (100 * (nearest == each[wrong, None]).mean(axis=2) for each in (data.labels, answers))
     drawn = (true[0] - true[-1] + answer[-1] - answer[0]).argmax()
     image = int(wrong[drawn])
     shares = np.stack([true.mean(axis=1), answer.mean(axis=1)])  # [2, spaces]
     labels = nearest[:, drawn], data.labels[image], answers[image]
-    figure = errors_figure(data.images[image], data.images[found[:, drawn, 1:]], *labels, shares)
+    figure = errors_figure(data.images[image], data.images[found[:, drawn]], *labels, shares)
     plotting.save_figure(figure, options.figures, "task4_errors")
     shown = {"image": image, "label": int(data.labels[image]), "answer": int(answers[image])}
     shown |= {"true": true[:, drawn].tolist(), "taken": answer[:, drawn].tolist()}
@@ -215,7 +218,9 @@ def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Ma
         right.plot([place, place], [before[number], after[number]], color=colour, linewidth=2)
         right.plot(place, after[number], "o", color=colour, markersize=5)
         right.plot(place, before[number], "o", color=colour, markerfacecolor="white")
-        right.text(place, 3, f"{after[number] - before[number]:+.0f}".replace("-", "−"), fontsize=7, ha="center")
+        right.text(
+            place, 3, f"{round(after[number] - before[number]) + 0:+d}".replace("-", "−"), fontsize=7, ha="center"
+        )
     right.set_xticks(range(len(order)), order)
     right.set(ylim=(0, 104), xlabel="digit, by gain in points", ylabel="recall in the plane (%)")
     right.set_title(f"○ pixels   ● {names(measures)[-1]}", fontsize=7, loc="right")
@@ -241,7 +246,7 @@ def errors_figure(
             axes.spines[:].set(visible=True, color=colours.get(number, "0.75"), linewidth=1.5)
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     rows[0, 0].set_title("error", pad=3)
-    rows[0, 5].set_title("nearest test images", pad=3)
+    rows[0, nearest.shape[1] // 2].set_title("nearest test images", pad=3)
     axes = right.subplots()
     for values, colour, text in zip(shares, colours.values(), ("true label", "network's\nanswer"), strict=True):
         axes.plot(values, "o-", color=colour)
@@ -278,11 +283,11 @@ def main(options: argparse.Namespace) -> None:
 
     torch.manual_seed(settings.get("seed", 0))  # 4.3
     control = MultilayerPerceptron().to(next(model.parameters()).device)  # the network as it was before its training
-    some = train_data.vectors[:FIT_IMAGES]
-    fits = [some, *extract_features(model, some), *extract_features(control, some)]
+    some = Vectors(*(array[:: -(-len(array) // FIT_IMAGES)] for array in train_data))  # all parts of the split
+    fits = [some.vectors, *extract_features(model, some.vectors), *extract_features(control, some.vectors)]
     pairs = list(zip(fits, [*spaces, *extract_features(control, test_data.vectors)], strict=True))
     separations = [
-        measure_separation(Vectors(fit, train_data.labels[:FIT_IMAGES]), Vectors(tested, labels))
+        measure_separation(Vectors(fit, some.labels), Vectors(tested, labels))
         for fit, tested in tqdm(pairs, "separation", leave=False, disable=None)
     ]
     measures, untrained = separations[: len(spaces)], separations[len(spaces) :]
@@ -309,7 +314,7 @@ def main(options: argparse.Namespace) -> None:
         "data": {"test": digest(test_images)},
         "network": settings,
         "images": len(labels),
-        "fit_images": len(some),
+        "fit_images": len(some.labels),
         "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
         "names": names(spaces),

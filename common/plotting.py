@@ -92,7 +92,8 @@ def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.nd
     p = predict(np.stack(np.meshgrid(*ticks), axis=-1).reshape(-1, 2))
     tint = mpl.colors.LinearSegmentedColormap.from_list("moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]])
     axes.pcolormesh(*ticks, p[:, 1].reshape(300, 300), cmap=tint, vmin=-0.5, vmax=1.5, rasterized=True)
-    axes.contour(*ticks, p.argmax(axis=1).reshape(300, 300), levels=[0.5], colors="black", linewidths=1)
+    if np.ptp(answers := p.argmax(axis=1)):
+        axes.contour(*ticks, answers.reshape(300, 300), levels=[0.5], colors="black", linewidths=1)
     edges = {"linewidths": 0.3, "edgecolors": "black"} if len(x) < 1000 else {"linewidths": 0}
     axes.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=4, rasterized=True, **edges)
 

@@ -151,7 +151,13 @@ def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, flo
         final = np.nan_to_num(final, nan=np.inf)  # [depths, seeds, 2]; a diverged run counts as infinite
         draw_final(last, [variant.depth for variant in variants], final)
         least, greatest = final.min(initial=floor), final[np.isfinite(final)].max(initial=floor)
-        last.set(**({"yscale": "log", "ylim": (least / 3, 1)} if name == "sheet" else {"ylim": (0, 1.2 * greatest)}))
+        last.set(
+            **(
+                {"yscale": "log", "ylim": (least / 3, max(1, 2 * greatest))}
+                if name == "sheet"
+                else {"ylim": (0, 1.2 * greatest)}
+            )
+        )
         for axes in (*small, last):
             axes.axhline(floor, color="black", linestyle="--", linewidth=0.8)
         small[0].set_ylabel("loss (nats)")
@@ -189,10 +195,11 @@ def draw_epochs(axes: Axes, losses: np.ndarray, turn: bool) -> None:
     if turn and least < 0.9 * count and medians[1].min() < 0.95 * medians[1, -1]:
         axes.axvline(least, color="black", linewidth=0.5)
         text = axes.text(least, 1, f" least test loss:\n epoch {least}", transform=axes.get_xaxis_transform(), va="top")
-        text.set(fontsize=6.5, ha="left" if least < count / 2 else "right")
+        text.set(in_layout=False, fontsize=6.5, ha="left" if least < count / 2 else "right")
     axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # in a network that has diverged
 def draw_map(axes: Axes, variant: Variant, run: Mapping[str, Any], seed: int) -> None:
     """Draw train points on the probability that a network gives each moon, and the boundary of the best classifier."""
     x, y, _, _ = moons(variant.points, 2, variant.noise, seed)
@@ -255,6 +262,7 @@ def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     methods = [row["normalization"] or "without" for row in rows]
     starts = [place for place, method in enumerate(methods) if method not in methods[:place]]
     x = 1.25 * np.arange(len(rows)) + 0.25 * np.searchsorted(starts, np.arange(len(rows)), side="right")
+    highest = 2.0
     for place, row in zip(x, rows, strict=True):
         values = np.nan_to_num(np.array(row["test"], float), nan=np.inf)  # a diverged run counts as infinite
         spots = place + 0.3 * np.linspace(-1, 1, len(values) + 2)[1:-1]
@@ -266,10 +274,11 @@ def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if np.isfinite(median):
             axes.plot([place - 0.25, place + 0.25], [median, median], color="black")
             axes.text(place + 0.29, median, f"{median:.2g}", fontsize=7, va="center", path_effects=HALO)
+        highest = max(highest, 1.5 * values[~lost].max(initial=0))
     axes.axhline(math.log(2), color="black", linestyle="--", linewidth=0.8)
     axes.annotate("log 2: a coin toss", (x[-1] + 0.85, math.log(2)), ha="right", va="bottom", fontsize=7)
     labels = {"ylabel": "final test loss (nats)", "xlabel": "learning rate, normalization"}
-    axes.set(yscale="log", ylim=(None, 2), xlim=(x[0] - 0.6, x[-1] + 0.85), **labels)
+    axes.set(yscale="log", ylim=(None, highest), xlim=(x[0] - 0.6, x[-1] + 0.85), **labels)
     axes.set_xticks(x, [row["learning_rate"] for row in rows])
     groups = np.split(x, starts[1:])
     axes.set_xticks([group.mean() for group in groups], [f"\n{methods[start]}" for start in starts], minor=True)

@@ -61,9 +61,10 @@ def checkout(tmp_path_factory):
     shutil.copytree(ROOT / "common", root / "common", ignore=shutil.ignore_patterns("__pycache__"))
     for script in ROOT.glob("task?.py"):
         shutil.copy(script, root)
-    small = "variants[:] = [each._replace(points=100, test_points=50, epochs=3) for each in variants]"
+    small = "study[:] = [each._replace(points=100, epochs=3, seeds=2) for each in study]"
     with (root / "common" / "studies.py").open("a", encoding="utf-8") as file:
-        file.write(f"\nSEEDS = 2\nfor variants in STUDIES.values():\n    {small}\n")
+        file.write("\nSEEDS, VALIDATION_POINTS, TEST_POINTS = 2, 50, 60\n")
+        file.write(f"for study in STUDIES.values():\n    {small}\n")
     return root
 
 

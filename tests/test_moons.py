@@ -3,29 +3,17 @@
 import numpy as np
 import pytest
 
-from common.data import bayes_limit, moons
+from common.data import bayes_limit, moon_densities, moons, random_moons
 
 
 def test_moons_without_noise_lie_on_half_circles():
-    data = moons(20_000, 20_000, noise=0, seed=1)
-    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
-        x = (x + 1) / 2 * [3, 1.5] + [-1, -0.5]  # from [-1, 1] back to where the half circles touch
-        upper, lower = x[y == 0], x[y == 1] - [1, 0.5]
-        for moon, side in ((upper, 1), (lower, -1)):
-            np.testing.assert_allclose(np.linalg.norm(moon, axis=1), 1, atol=1e-5)
-            angles = np.arctan2(side * moon[:, 1], moon[:, 0])
-            quarters = np.histogram(angles, 4, (-1e-5, np.pi + 1e-5))[0] / len(moon)
-            np.testing.assert_allclose(quarters, 0.25, atol=0.02)  # five standard deviations
-
-
-def test_the_noise_is_measured_where_a_moon_has_radius_one():
-    data = moons(100_000, 2, noise=0.3)
-    upper, lower = (data.x_train[data.y_train == label] for label in (0, 1))
-    apart = np.array([1, 0.5 - 4 / np.pi])  # between the centres of mass, that of half a circle being 2/π above it
-    scale = (lower.mean(axis=0) - upper.mean(axis=0)) / apart
-    variance = np.array([1 / 2, 1 / 2 - 4 / np.pi**2])  # of cos and sin over half a circle
-    for moon in (upper, lower):
-        np.testing.assert_allclose(moon.var(axis=0) / scale**2 - variance, 0.3**2, atol=0.01)
+    x, y = random_moons(20_001, 0, np.random.default_rng(1))
+    assert np.bincount(y).tolist() == [10_001, 10_000]
+    for moon, side in ((x[y == 0], 1), (x[y == 1] - [1, 0.5], -1)):
+        np.testing.assert_allclose(np.linalg.norm(moon, axis=1), 1, rtol=1e-12)
+        angles = np.arctan2(side * moon[:, 1], moon[:, 0])
+        quarters = np.histogram(angles, 4, (0, np.pi))[0] / len(moon)
+        np.testing.assert_allclose(quarters, 0.25, atol=0.02)  # four standard deviations and more
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -36,6 +24,13 @@ def test_moons_of_the_same_size_are_scaled_by_the_train_split(seed):
     np.testing.assert_allclose([data.x_train.min(axis=0), data.x_train.max(axis=0)], [[-1, -1], [1, 1]], rtol=1e-12)
     assert (data.x_test.min(axis=0) < -1).all()
     assert (data.x_test.max(axis=0) > 1).all()
+
+
+def test_both_splits_lie_in_the_same_frame():
+    data = moons(20_000, 300, noise=0)
+    for x, y in (data[:2], data[2:]):  # back from [-1, 1] to where a moon has radius one
+        distances = np.linalg.norm((x + 1) / 2 * [3, 1.5] + [-1, -0.5] - np.outer(y, [1, 0.5]), axis=1)
+        np.testing.assert_allclose(distances, 1, atol=1e-5)
 
 
 def standardized(x):
@@ -54,6 +49,17 @@ def test_the_splits_of_the_moons_come_from_streams_of_their_own():
 def test_moons_that_cannot_be_made_are_refused(arguments):
     with pytest.raises(ValueError, match="expected at least two points"):
         moons(*arguments)
+
+
+def test_the_densities_integrate_to_one_and_give_the_shares_of_random_points_in_boxes():
+    noise, edges = 0.2, (np.linspace(-2.2, 3.2, 19), np.linspace(-1.7, 2.2, 14))  # boxes of 0.3
+    x, y = random_moons(400_000, noise, np.random.default_rng(5))
+    across, up = (np.linspace(side[0], side[-1], 10 * len(side) - 9)[:-1] + 0.015 for side in edges)  # 100 a box
+    for moon, density in enumerate(moon_densities(across, up, noise)):
+        assert density.sum() * 0.03**2 == pytest.approx(1, abs=1e-5)
+        shares = np.histogram2d(*x[y == moon].T, edges)[0] / 200_000
+        boxes = density.reshape(18, 10, 13, 10).sum(axis=(1, 3)) * 0.03**2
+        np.testing.assert_allclose(shares, boxes, atol=0.0025)  # five standard deviations
 
 
 @pytest.mark.parametrize("noise", [0.15, 0.3, 1.0])

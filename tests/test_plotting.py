@@ -5,8 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import run_script
-from matplotlib.colors import to_rgb, to_rgba_array
-from matplotlib.path import Path
+from matplotlib.colors import to_rgba_array
 from scipy.spatial.distance import pdist
 
 from common import plotting
@@ -31,17 +30,14 @@ def test_a_figure_is_saved_as_png_and_svg_of_repeating_bytes_and_closed_and_no_s
 
 
 def test_a_script_that_a_notebook_starts_does_without_its_backend():
-    finished = run_script("task1.py", "--help", MPLBACKEND="module://matplotlib_inline.backend_inline")
-    assert (finished.returncode, finished.stderr) == (0, "")
+    assert run_script("task1.py", "--help", MPLBACKEND="module://matplotlib_inline.backend_inline").returncode == 0
 
 
 def test_bytes_are_ink_and_other_values_are_centred_on_zero_within_their_row():
     grid = small_figure().axes
     assert [axes.images[0].get_clim() for axes in grid] == 2 * [(0, 255)] + 2 * [(-0.75, 0.75)]
     assert grid[0].images[0].cmap(0)[:3] == (1, 1, 1)
-    names = [("a", "grey"), ("b", ""), ("", "signed"), ("", "")]
-    assert [(axes.get_title(), axes.get_ylabel()) for axes in grid] == names
-    assert grid[0].title.get_fontsize() == 8
+    assert [axes.get_title() + axes.get_ylabel() for axes in grid] == ["a" + "grey", "b", "signed", ""]
 
 
 @pytest.mark.parametrize("train_last", [0.1, 0.3])
@@ -62,19 +58,23 @@ def test_each_class_has_its_colour_an_ellipse_around_half_of_it_and_its_number_o
     labels = rng.permutation([1] * 20_000 + [4] * 20_000 + [7])
     points = rng.normal(size=(len(labels), 2)) @ [[3.0, 1], [0, 0.5]] + [5, -2] * labels[:, None]
     plotting.class_scatter(axes, points, labels)
-    colours = [to_rgb(plotting.CLASS_COLOURS[label]) for label in labels]
-    assert np.allclose(axes.collections[0].get_facecolors()[:, :3], colours)
+    assert np.allclose(axes.collections[0].get_facecolors(), to_rgba_array(plotting.CLASS_COLOURS)[labels])
     for number, text, line in zip((1, 4), axes.texts, axes.lines, strict=True):  # a single point has no ellipse
-        rim = line.get_xydata()
-        assert Path(rim).contains_points(points[labels == number]).mean() == pytest.approx(0.5, abs=0.015)
-        assert np.linalg.norm(rim - text.get_position(), axis=1).min() == 0
+        assert line.get_path().contains_points(points[labels == number]).mean() == pytest.approx(0.5, abs=0.015)
+        assert np.linalg.norm(line.get_xydata() - text.get_position(), axis=1).min() == 0
         assert (text.get_text(), line.get_color()) == (str(number), plotting.CLASS_COLOURS[number])
 
 
 def test_the_numbers_of_classes_in_the_same_place_are_kept_apart():
-    points, axes = np.random.default_rng(0).normal(size=(100, 2)), plotting.Figure().subplots()
+    axes, points = plotting.Figure().subplots(), np.random.default_rng(0).normal(size=(100, 2))
     plotting.class_scatter(axes, np.tile(points, (4, 1)), np.repeat(range(4), 100))
     assert pdist([text.get_position() for text in axes.texts]).min() > np.ptp(points) / 12
+
+
+def test_digits_that_are_easily_confused_have_colours_that_are_not():
+    pairs = [(4, 9), (7, 9), (3, 5), (3, 8), (5, 8), (2, 7), (4, 7), (2, 3), (0, 6), (5, 6), (2, 8), (8, 9)]
+    colours = to_rgba_array(plotting.CLASS_COLOURS)[pairs]  # [pairs, 2, 4]
+    assert np.linalg.norm(colours[:, 0] - colours[:, 1], axis=1).min() > 1 / 3
 
 
 def test_cells_hold_their_texts_in_rows_and_columns_legible_on_their_colours():

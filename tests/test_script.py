@@ -191,7 +191,7 @@ def test_a_failure_is_one_line_with_status_1_and_leaves_all_files_alone(
 
 
 FIGURES = {"task1": "loss depth gradients normalization", "task2": "examples components spectrum projection"}
-FIGURES |= {"task3": "training errors", "task4": "features classes"}
+FIGURES |= {"task3": "training errors", "task4": "features components errors"}
 OTHERS = {"task1": {"task1_studies.json"}, "task4": {"task4_explorer.html"}}
 
 

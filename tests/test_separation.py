@@ -1,11 +1,11 @@
-"""What is said about the classes: confused pairs, recalls, nearest neighbours and a linear classifier."""
+"""What is said about the classes: confused pairs, recalls, nearest neighbours, a linear classifier and variance."""
 
 import numpy as np
 import pytest
+from sklearn import linear_model, pipeline, preprocessing
 
 from common.data import Vectors
-from common.separation import accuracy_per_class, confused_pairs, neighbour_separation
-from task4 import linear_accuracy
+from common.separation import accuracy_per_class, between_classes, confused_pairs, linear_accuracy, neighbour_separation
 
 
 def matrix_of(counts):
@@ -54,3 +54,22 @@ def test_the_linear_classifier_scales_by_the_fitted_vectors_alone_and_ignores_wh
     held_out = np.stack([0.01 * side, -side, constant], axis=1)
     held_out[:2, 0] *= 10_000
     assert linear_accuracy(Vectors(fit, labels), Vectors(held_out, labels)) == 100
+
+
+def test_the_linear_classifier_is_the_logistic_regression_of_scikit_learn_on_one_scale():
+    rng, labels = np.random.default_rng(1), np.arange(900) % 9
+    vectors = (rng.normal(size=(9, 30))[labels] + 3 * rng.normal(size=(900, 30))) * np.logspace(-2, 2, 30) + 5
+    fit, held_out = Vectors(vectors[:100], labels[:100]), Vectors(vectors[100:], labels[100:])
+    known = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=0.01)).fit(*fit)
+    assert linear_accuracy(fit, held_out) == pytest.approx(100 * known.score(*held_out), abs=0.2)  # one vector
+
+
+def test_the_variance_between_classes_is_that_of_their_means_counted_as_often_as_their_members():
+    means, labels = np.array([[0, 0, 7], [6, 1, 7]]), np.array([0, 0, 0, 0, 1, 1])
+    vectors = means[labels] + [[1, 0, 0], [-1, 0, 0], [1, 2, 0], [-1, -2, 0], [0, 1, 0], [0, -1, 0]]
+    between, within = [8, 2 / 9], [4 / 6, 10 / 6]  # 36 and 1 times 4/6 times 2/6
+    for offset, precise in ((0, np.float64), (1e4, np.float32)):
+        shares, in_all = between_classes(Vectors((vectors + offset).astype(precise), 3 * labels + 2))
+        assert shares == pytest.approx([8 / (8 + within[0]), between[1] / (between[1] + within[1]), 0])
+        assert in_all == pytest.approx(sum(between) / (sum(between) + sum(within)))
+    assert between_classes(Vectors(np.ones((4, 3)), np.arange(4)))[1] == 0

@@ -1,5 +1,6 @@
 """The PDF of the answers: what it is set from, what is said about it, and how its pages look."""
 
+import ast
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ import typst
 from conftest import ROOT
 
 import common.script
-from common.submission import collect
+from common.submission import GRADED, collect, listings
 
 ANSWERS = """#let author = sys.inputs.at("author", default: "")
 #set document(author: author, keywords: sys.inputs.at("student-id", default: ""), date: none)
@@ -32,6 +33,9 @@ FILES = {
 def figures(tmp_path, monkeypatch):
     """The figures of a project with small answers and with tasks that only note their flags."""
     (tmp_path / "figures" / "answers").mkdir(parents=True)
+    (tmp_path / "common").mkdir()
+    for file in GRADED:
+        (tmp_path / file).touch()
     for name, content in FILES.items():
         (tmp_path / "figures" / name).write_text(content)
     for number in (1, 2, 3, 4):
@@ -127,6 +131,25 @@ def test_wrong_use_ends_with_status_2_and_one_line_that_names_the_flag(flags, su
     assert status == 2
     assert re.search(f"\npython -m common.submission: error: .*{flags.split()[0]}.*\n$", errors)
     assert not (figures.parent / "calls").exists()
+
+
+def test_a_listing_is_the_code_at_its_line_of_its_file_without_docstrings():
+    found = listings()
+    assert [each["name"] for each in found] == [name for names in GRADED.values() for name in names]
+    for name, file, line, code in map(dict.values, found):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert re.match(rf" *(class|def) {name}\b", source.splitlines()[line - 1])
+        nodes = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+        (whole,) = (each for each in nodes if each.lineno == line)
+        parts = ["@" + ast.get_source_segment(source, each) for each in whole.decorator_list]
+        text = "".join([*parts, ast.get_source_segment(source, whole)])
+        for each in ast.walk(whole):
+            if each in nodes and ast.get_docstring(each):
+                docstring = ast.get_source_segment(source, each.body[0])
+                text = text.replace(docstring, "" if each.body[1:] else "...")
+                assert docstring not in code
+        assert "".join(code.split()) == "".join(text.split())
+        compile(code, file, "exec")
 
 
 def test_the_figures_stand_in_the_order_of_their_numbers_near_their_text(tmp_path):

@@ -8,20 +8,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba_array
 from twins import torch_twin
 
 import task1
 from common.data import moons
 from common.normalization import BatchNorm
+from common.plotting import MOON_COLOURS
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax, train
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(2, 5000), (30, 400), (400, 30)])
-def test_weights_start_with_variance_two_over_inputs_and_biases_at_zero(inputs, outputs):
-    layer = Linear(inputs, outputs, np.random.default_rng(0))
-    assert layer.weight.var() * inputs == pytest.approx(2, rel=0.05)  # 10,000 weights and more: three deviations
-    assert abs(layer.weight.mean()) < 4 * layer.weight.std() / np.sqrt(layer.weight.size)
-    assert layer.bias.tolist() == [0] * outputs
+@pytest.mark.parametrize("deviation", [None, 0.7])
+def test_weights_start_with_variance_two_over_inputs_or_the_deviation_asked_for_and_biases_at_zero(deviation):
+    for layer in MLP(2, (5000, 400, 30), 500, weight_std=deviation).layers[:-1:2]:
+        expected = np.sqrt(2 / layer.weight.shape[1]) if deviation is None else deviation
+        assert layer.weight.std() == pytest.approx(expected, rel=0.025)  # 10,000 weights and more: three deviations
+        assert abs(layer.weight.mean()) < 4 * layer.weight.std() / np.sqrt(layer.weight.size)
+        assert not layer.bias.any()
 
 
 def test_a_network_is_made_of_the_sheets_layers_by_its_seed():
@@ -97,13 +100,14 @@ def test_an_epoch_takes_every_point_once_in_an_order_of_its_own_by_the_seed(batc
 
 
 @pytest.mark.parametrize(
-    ("hidden_channels", "normalization", "batch_size"),
-    [((), None, 99), ((4,), None, 1), ((6, 5), None, 14), ((6, 5), "batch", 14), ((6, 5), "layer", 14)],
+    ("hidden_channels", "normalization", "batch_size", "decay"),
+    [((), None, 99, 0), ((4,), None, 1, 0), ((6, 5), None, 14, 0.5), ((5,), "batch", 14, 0), ((6,), "layer", 14, 0.5)],
 )
-def test_training_equals_stochastic_gradient_descent_in_torch(hidden_channels, normalization, batch_size):
+def test_training_equals_stochastic_gradient_descent_in_torch(hidden_channels, normalization, batch_size, decay):
     data, mlp = moons(50, 20, 0.2, 3), Recorder(hidden_channels=hidden_channels, seed=4, normalization=normalization)
     twin, loss, reports = torch_twin(mlp), torch.nn.functional.cross_entropy, []
-    history = train(mlp, data, 4, batch_size, 0.3, report=lambda k, past: reports.append((k, past["test_loss"][-1])))
+    report = lambda number, history: reports.append((number, history["test_loss"][-1]))  # noqa: E731
+    history = train(mlp, data, 4, batch_size, 0.3, 0, report, decay)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.3)
     expected = {"train_loss": [], "test_loss": []}
     x_train, y_train, x_test, y_test = map(torch.from_numpy, data)
@@ -111,6 +115,9 @@ def test_training_equals_stochastic_gradient_descent_in_torch(hidden_channels, n
         optimizer.zero_grad()
         loss(twin.train()(batch[:, :2]), batch[:, 2].long()).backward()
         optimizer.step()
+        for module in twin:
+            if isinstance(module, torch.nn.Linear):
+                module.weight.data -= 0.3 * decay * module.weight.data
         if step % (len(mlp.batches) // 4) == 0:
             expected["train_loss"].append(loss(twin.eval()(x_train), y_train).item())
             expected["test_loss"].append(loss(twin(x_test), y_test).item())
@@ -159,9 +166,12 @@ def test_the_results_are_those_of_the_run(tmp_path, monkeypatch, capsys):
     errors, shapes = results.pop("gradient_check"), [[5, 2], [5], [4, 5], [4], [2, 4], [2]]
     assert [(row["shape"], row["checked"]) for row in errors] == [(shape, np.prod(shape)) for shape in shapes]
     assert 0 < max(row["error"] for row in errors) < 1e-7
-    data, mlp = moons(8000, 2000, 0.08, seed=3), MLP(2, (5, 4), 2, seed=3)
+    shift, data, mlp = results.pop("without_shift"), moons(8000, 2000, 0.08, seed=3), MLP(2, (5, 4), 2, seed=3)
     history = train(mlp, data, 2, 100, 0.5, seed=3)
     right = sum(int(p1 > p0) == label for (p0, p1), label in zip(mlp.forward(data.x_test), data.y_test, strict=True))
+    logits = torch_twin(mlp)(torch.from_numpy(data.x_test))
+    assert shift["largest_logit"] == pytest.approx(logits.abs().max().item(), rel=1e-9)
+    assert 0 < shift["difference"] < 1e-12  # of rounding
     settings = {"hidden_channels": [5, 4], "epochs": 2, "batch_size": 100, "learning_rate": 0.5}
     expected = {"seed": 3, "settings": settings, "history": history, "test_points": 2000, "difference_step": 1e-5}
     assert results == {**expected, "test_accuracy": pytest.approx(100 * right / 2000)}
@@ -181,8 +191,9 @@ def test_the_figure_rings_the_points_on_the_wrong_side_of_the_boundary():
     figure = task1.training_figure(history, predict, x, y)
     plt.close(figure)
     assert figure.axes[1].get_title() == "2 of 5 test points wrong (ringed)"
-    regions, boundary, _, rings = figure.axes[1].collections
+    tint, boundary, dots, rings = figure.axes[1].collections
     assert rings.get_offsets().tolist() == x[3:].tolist()
-    assert [path.contains_point((-0.4, 0)) for path in regions.get_paths()] == [True, False]
+    assert np.allclose(dots.get_facecolors(), to_rgba_array(MOON_COLOURS)[y])
+    assert np.array_equal(tint.get_array()[:, [0, 140, 160, 299]], [[0, 0, 1, 1]] * 300)  # rows go up along x₂
     np.testing.assert_allclose(boundary.get_paths()[0].vertices[:, 0], 0, atol=0.01)
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [*history.values()]

@@ -6,12 +6,13 @@ from itertools import permutations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from sklearn import decomposition, metrics, neighbors
+from sklearn import decomposition, metrics
 
 import task2
-from common.data import digest, load_data
+from common.data import Vectors, digest, load_data
 from common.pca import PCA
 from common.script import script_parser
+from common.separation import linear_accuracy, neighbour_separation
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # of single precision
 
@@ -20,7 +21,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # of single precision
 def ran(small_mnist, tmp_path_factory):
     """The results of task 2, its figures, which stay open as they do with --show, and both splits."""
     folder = tmp_path_factory.mktemp("task2")
-    flags = ["--seed", "2", "--data-dir", str(small_mnist), "--figures", str(folder)]
+    flags = ["--seed=2", f"--data-dir={small_mnist}", f"--figures={folder}"]
     plt.switch_backend("svg")
     task2.main(script_parser("", data=True).parse_args(flags))
     figures = [plt.figure(number) for number in plt.get_fignums()[-4:]]
@@ -45,34 +46,38 @@ def test_the_results_describe_both_splits(ran, exact):
     for name, array in (("statistics", images), ("vectors", np.float32(exact[0])), ("labels", labels)):
         expected = {"min": array.min(), "max": array.max(), "mean": pytest.approx(array.mean(), rel=1e-5)}
         assert results[name] == {**expected, "shape": list(array.shape), "dtype": str(array.dtype)}
-    assert task2.describe(np.array([1e8, 1, -1e8, 2], np.float32))["mean"] == 0.75  # summed in double precision
 
 
 def test_the_components_and_what_is_said_of_them_are_those_of_scikit_learn(ran, exact):
-    found, labels, (vectors, pca, points, _) = ran[0]["components"], ran[2].labels, exact
+    said, labels, (vectors, pca, points, _) = ran[0]["components"], ran[2].labels, exact
     shares, count = pca.explained_variance_ratio_, task2.COMPONENTS
-    np.testing.assert_allclose(found["variance_shares"], shares[:count], **CLOSE)
-    needed = {share: 1 + np.searchsorted(np.cumsum(shares), float(share)) for share in ("0.5", "0.8", "0.9", "0.95")}
-    assert found["components_for_share"] == needed
+    np.testing.assert_allclose(said["variance_shares"], shares[:count], **CLOSE)
+    for share in ("0.5", "0.8", "0.9", "0.95"):
+        assert said["components_for_share"][share] == 1 + np.searchsorted(np.cumsum(shares), float(share))
     pairs = list(permutations(range(10), 2))
     means = np.stack([vectors[labels == number].mean(axis=0) for number in range(10)])
     cosines = metrics.pairwise.cosine_similarity(pca.components_[:count], [means[k] - means[m] for k, m in pairs])
-    differences = found["closest_differences"]
-    assert [tuple(each["classes"]) for each in differences] == [pairs[k] for k in cosines.argmax(axis=1)]
-    assert [each["cosine"] for each in differences] == pytest.approx(cosines.max(axis=1), abs=1e-3)
-    assert found["between_classes"]["all"] == pytest.approx(means[labels].var(axis=0).sum() / vectors.var(axis=0).sum())
+    assert [tuple(one["classes"]) for one in said["closest_differences"]] == [pairs[k] for k in cosines.argmax(axis=1)]
+    assert [one["cosine"] for one in said["closest_differences"]] == pytest.approx(cosines.max(axis=1), abs=1e-3)
+    closer = decomposition.PCA(9, svd_solver="full").fit(means[labels] + (vectors - means[labels]) / 5)
+    assert said["easy_first_nine"] == pytest.approx(closer.explained_variance_ratio_.sum(), rel=2e-3)  # 1/N as 1/(N-1)
+    assert said["between_classes"]["all"] == pytest.approx(means[labels].var(axis=0).sum() / vectors.var(axis=0).sum())
     means = pca.transform(means)
     between = means[labels].var(axis=0) / points.var(axis=0)
-    np.testing.assert_allclose(found["between_classes"]["components"], between[:count], **CLOSE)
+    np.testing.assert_allclose(said["between_classes"]["components"], between[:count], **CLOSE)
     np.testing.assert_allclose(list(ran[0]["class_means"].values()), means[:, :2], **CLOSE)
 
 
-def test_neighbours_know_the_train_split_and_are_tested_on_the_other(ran, exact):
+def test_classifiers_know_the_train_split_and_are_tested_on_the_other(ran, exact):
     results, _, train, test = ran
-    assert results["neighbours"]["components"] == list(task2.NEIGHBOUR_COMPONENTS)
-    for count, accuracy in [*zip(*results["neighbours"].values(), strict=True), (2, results["plane"]["accuracy"])]:
-        known = neighbors.KNeighborsClassifier(10).fit(exact[2][:, :count], train.labels)
-        assert accuracy == pytest.approx(100 * known.score(exact[3][:, :count], test.labels), abs=0.5)  # one image
+    columns = (results["classifiers"][name] for name in ("components", "neighbours", "linear"))
+    for count, near, linear in zip(*columns, strict=True):
+        fit, held_out = Vectors(exact[2][:, :count], train.labels), Vectors(exact[3][:, :count], test.labels)
+        some = Vectors(*(array[:: -(-len(array) // task2.LINEAR_IMAGES)] for array in fit))
+        assert near == pytest.approx(neighbour_separation(fit, held_out)["accuracy"], abs=0.5)  # one image
+        assert linear == pytest.approx(linear_accuracy(some, held_out), abs=0.5)
+    plane = neighbour_separation(Vectors(exact[2][:, :2], train.labels), Vectors(exact[3][:, :2], test.labels))
+    assert results["plane"] == plane
 
 
 def test_the_figures_show_the_data_and_the_results(ran, exact):
@@ -90,21 +95,24 @@ def test_the_figures_show_the_data_and_the_results(ran, exact):
     nearest = distances.argmin(axis=1)
     assert distances.min(axis=1).max() < 1e-3
     assert len(set(nearest)) == results["shown_points"] == min(600, task2.SHOWN_POINTS)
-    for number, axes in enumerate(plane.axes[1:11]):
-        assert axes.get_title() == f"{number} · {results['plane']['accuracy_per_class'][number]:.0f} %"
+    recalls = results["plane"]["accuracy_per_class"]
+    for number, axes in zip(sorted(range(10), key=lambda number: -recalls[number]), plane.axes[1:11], strict=True):
+        assert axes.get_title() == f"{number} · {recalls[number]:.0f} %"
         assert np.array_equal(axes.collections[1].get_offsets(), drawn[labels[nearest] == number])
-    goals = {f"{100 * float(share):.0f} % in {n}" for share, n in results["components"]["components_for_share"].items()}
-    assert len(goals & {text.get_text() for text in spectrum.axes[0].texts}) == 3
+    (easy, held), curves = ([line.get_ydata() for line in axes.lines[:2]] for axes in spectrum.axes)
+    np.testing.assert_allclose(held[: len(pca.components_)], 100 * np.cumsum(pca.explained_variance_ratio_), **CLOSE)
+    assert (easy[8], easy[-1]) == pytest.approx((100 * results["components"]["easy_first_nine"], 100))
+    assert np.array_equal(curves, [results["classifiers"][name] for name in ("neighbours", "linear")])
+    assert f"first nine: {held[8]:.0f} %" in {text.get_text() for text in spectrum.axes[0].texts}
 
 
 def test_some_classes_and_directions_that_do_not_vary_are_enough():
-    labels = np.array([2, 2, 5, 5, 7, 7])  # with their means at (0, 0), (4, 0) and (0, 3)
+    labels, axes = np.repeat([2, 5, 7], 2), np.array([[0.6, -0.8, 0], [-0.28, 0.96, 0], [0, 0, 1]])
     vectors = np.array([[1.0, -1, 8], [-1, 1, 8], [4, 2, 8], [4, -2, 8], [-1, 3, 8], [1, 3, 8]])
-    axes = np.array([[0.6, -0.8, 0], [-0.28, 0.96, 0], [0, 0, 1]])
     first, second, third = task2.closest_class_difference(axes, vectors, labels)
-    assert first == {"classes": [5, 7], "cosine": pytest.approx(0.96)}  # (4, -3) / 5
-    assert second == {"classes": [7, 2], "cosine": pytest.approx(0.96)}  # 7 - 5 has the greater dot product
-    assert third["cosine"] == task2.between_classes(vectors, labels)[0][2] == 0
-    components = task2.describe_components(PCA(np.eye(5), np.array([2.0, 1, 1, 0, 0]), np.zeros(5)))
-    assert components["components_for_share"] == {"0.5": 1, "0.8": 3, "0.9": 3, "0.95": 3}
-    assert components["constant_directions"] == 2
+    assert (first["classes"], first["cosine"]) == ([5, 7], pytest.approx(0.96))  # of (4, -3) / 5
+    assert (second["classes"], third["cosine"]) == ([7, 2], 0)  # 7 - 5 has the greater dot product
+    assert task2.describe_components(PCA(np.eye(4), np.array([2.0, 1, 0, 0]), np.zeros(4)))["constant_directions"] == 2
+    assert not task2.easy_shares(np.ones((6, 4)), labels, PCA(np.eye(4), np.zeros(4), np.ones(4))).any()
+    panels = task2.projection_figure(np.eye(3, 2), np.arange(3), np.ones(2), [None] * 9 + [50]).axes[1:11]
+    assert [axes.get_title() for axes in panels] == ["9 · 50 %", *map(str, range(9))]  # the best is the first

@@ -86,7 +86,7 @@ def test_training_is_the_plain_loop_and_reports_every_epoch(size, tested, batch_
     history = task3.train(new_network(), *data, **settings, report=lambda *given: reported.append(given[0]))
     expected = plain_training(new_network(), *data, **settings)
     assert reported == [1, 2, 3]
-    assert min(history.pop("seconds")) > 0
+    assert 0 < sum(history.pop("seconds")) < 60
     assert history == {name: pytest.approx(values, rel=1e-4) for name, values in expected.items()}
     with pytest.raises(ValueError, match="labels"):
         task3.train(new_network(), data[0], (data[1][0], data[1][1][1:]))
@@ -126,7 +126,7 @@ def test_the_results_describe_the_checkpoint_which_is_what_the_plain_loop_gives(
     assert results["parameters"] == sum((before + 1) * after for before, after in pairwise(plain.sizes()))
     history = plain_training(plain, *map(convert_mnist_to_vectors, data), 5, 20, 1e-3, 1)
     assert results["history"] == {name: pytest.approx(values, rel=1e-3) for name, values in history.items()}
-    assert (results["timing"]["large_batch"], results["timing"]["device"]) == (task3.LARGE_BATCH, "cpu")
+    assert (results["timing"]["device"], 0 < results["timing"]["seconds_per_epoch"] < 60) == ("cpu", True)
 
 
 def test_the_errors_are_those_of_the_checkpoint_and_the_figures_show_them(ran):
@@ -146,5 +146,5 @@ def test_the_errors_are_those_of_the_checkpoint_and_the_figures_show_them(ran):
     surest = np.argsort(-probabilities.max(axis=1) * (predicted != labels))[: results["shown_errors"]]
     assert len(surest) == min(10, (predicted != labels).sum())
     for axes, number in zip(errors.axes, surest, strict=True):
-        assert axes.get_title() == f"{labels[number]} → {predicted[number]}"
+        assert axes.get_title() == f"{labels[number]} → {predicted[number]}\n{100 * probabilities[number].max():.1f} %"
         assert np.array_equal(axes.images[0].get_array(), images[number])
