@@ -70,7 +70,8 @@ def test_the_features_are_what_stands_right_after_each_relu(ran):
 
 def test_the_results_and_the_page_describe_the_network_and_the_test_split(ran, small_mnist):
     results, digests = ran.results, [digest(load_data(split, small_mnist)) for split in (True, False)]
-    assert (results["seed"], results["images"], results["fit_images"]) == (2, 300, min(600, task4.FIT_IMAGES))
+    known = ran.known[:: -(-600 // task4.FIT_IMAGES)]
+    assert (results["seed"], results["images"], results["fit_images"]) == (2, 300, len(known))
     assert [results["network"], results["data"]] == [{"seed": 3, "data": digests[0]}, {"test": digests[1]}]
     assert results["shapes"] == [list(space.shape) for space in ran.spaces[1:]]
     assert results["names"] == ["pixels", *(f"layer {number}" for number in range(1, len(ran.spaces)))]
@@ -86,10 +87,10 @@ def test_the_results_and_the_page_describe_the_network_and_the_test_split(ran, s
 
 def test_the_measures_are_those_of_scikit_learn_trained_and_untrained(ran):
     torch.manual_seed(3)  # of the settings: the control is the network before its training
-    control, most, measures = task3.MultilayerPerceptron(), task4.FIT_IMAGES, ran.results["separation"]
+    control, step, measures = task3.MultilayerPerceptron(), -(-600 // task4.FIT_IMAGES), ran.results["separation"]
     fits, spaces = ([*exact(ran.model, each)[0], *exact(control, each)[0][1:]] for each in (ran.known, ran.spaces[0]))
     for fit, space, measure in zip(fits, spaces, measures + ran.results["untrained"], strict=True):
-        splits = Vectors(fit[:most], ran.train.labels[:most]), Vectors(space, ran.labels)
+        splits = Vectors(fit[::step], ran.train.labels[::step]), Vectors(space, ran.labels)
         pca = PCA(**FULL).fit(space)
         planes = [Vectors(pca.transform(each.vectors)[:, :2], each.labels) for each in splits]
         hard = [Vectors(*(array[np.isin(each.labels, (4, 9))] for array in each)) for each in planes]
