@@ -37,9 +37,9 @@ PAGE = Template("""<!DOCTYPE html>
   body { display: grid; grid-template-rows: auto minmax(560px, 1fr); padding: 8px 12px; font: 14px/1.35 sans-serif }
   h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 6px }</style>
 <script>$bokeh</script>
-<header><h1>$title</h1><p>Each dot is one of $count test images: some that the network gets right, and all $wrong that
-it gets wrong (dark rim), $error % of all. The bars weigh the dots for this. Point at a dot to see its image; click or
-drag to select images in every panel, Escape to clear; scroll to zoom.</p>
+<header><h1>$title</h1><p>The dots are $count of the test images: all $wrong that the network gets wrong (dark rim;
+$error % of all) and a random part of the others. Point at a dot to see its image; click or drag to select dots in every
+panel, Escape to clear; scroll to zoom.</p>
 </header><main id="page"></main><script>(async () => {
   const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
   const context = new OffscreenCanvas(width, height).getContext("2d");
@@ -47,6 +47,8 @@ drag to select images in every panel, Escape to clear; scroll to zoom.</p>
   window.sheet = {width, rgba: context.getImageData(0, 0, width, height).data};
   document.body.style.setProperty("--sheet", "url(" + URL.createObjectURL(blob) + ")");
   await Bokeh.embed.embed_item($item, "page");
+  const digits = Bokeh.documents[0].get_model_by_name("digits");
+  addEventListener("keydown", ({key}) => { if (key == "Escape") digits.selected.indices = []; });
 })();</script></html>
 """)
 # Dots under the pointer are listed in the order in which they are drawn: the last one covers the others.
@@ -79,8 +81,8 @@ if (chosen.length == 1) {
   const sizes = members.map(weigh), wrong = members.map(each => each.filter(i => data.wrong[i]).length);
   const text = sizes.map(size => size.toFixed(0));
   bars.data = {...bars.data, share: sizes.map(n => n / most), text, wrong: wrong.map(n => n / most)};
-  words.text = `${chosen.length} dots ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} of them
-    wrong<br>their mean; bars: about how many of all images (dark: wrong)`;
+  words.text = `${chosen.length} dots ${indices.length ? "selected" : "shown"}, ${wrong.reduce((a, b) => a + b)} wrong;
+    their mean<br>bars: estimates for all images (dark: wrong)`;
 }"""
 
 
@@ -175,13 +177,14 @@ def save_page(
     answers = probabilities.argmax(axis=1)
     wrong = answers != labels
     numbers = np.concatenate([shown, np.setdiff1d(np.flatnonzero(wrong), shown)]).astype(int)  # [M]
-    weight = np.where(wrong, 1, (~wrong).sum() / max((~wrong[numbers]).sum(), 1))  # how many images a dot stands for
+    right, sampled = (np.bincount(labels[each][~wrong[each]], minlength=10) for each in (slice(None), numbers))
+    weight = np.where(wrong, 1, (right / np.maximum(sampled, 1))[labels])  # how many images a dot stands for
     values = {"number": np.arange(len(labels)), "label": labels, "answer": answers, "wrong": wrong, "weight": weight}
     values |= {"sure": 100 * probabilities.max(axis=1), **{f"p{k}": probabilities[:, k] for k in CLASSES}}
     values |= {f"{space.name} {axis}": space.points[:, k] for space in spaces for k, axis in enumerate("xy")}
     top, left = 28 * np.array(divmod(np.arange(len(numbers)), ACROSS))  # in the sheet
     columns = {name: each[numbers] for name, each in values.items()} | {"top": top, "left": left}
-    digits = bk.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()})
+    digits = bk.ColumnDataSource({name: each.astype(np.float32) for name, each in columns.items()}, name="digits")
 
     place, parts = draw_summary()
     classes, errors = class_buttons(), bk.Toggle(label="only errors")
