@@ -99,7 +99,7 @@ def spectrum_figure(
         left.plot(k, held[k - 1], "o", color="black")
         left.annotate(text, (k, held[k - 1]), **style, **below)
     text = f"images five times\nas close to their\nclass mean:\n{100 * easy[:9].sum():.0f} % in nine"
-    left.text(0.02, 1.02, text, transform=left.transAxes, color="0.4", fontsize=7, va="top")
+    left.text(0.02, 1, text, transform=left.transAxes, color="0.4", fontsize=7, va="top")
     colours = {"neighbours": SPLIT_COLOURS["test"], "linear": "#b35900"}
     for name, values in accuracies.items():
         right.plot(counts, values, "o-", color=colours[name])

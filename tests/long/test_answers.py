@@ -66,6 +66,7 @@ results of tasks 2: task2.plane.accuracy=51 | 1.1 the gradients: task1.gradient_
 1.4 with few: task1_studies.bayes_loss_and_accuracy.scarce.0=0.05 | 1.4 the test: task1_studies.scarce.3.error=14
 1.4 weight: task1_studies.controls.3.test=0.6 | 1.4 the initial: task1_studies.small_weights.0.learned=1
 1.4 the first: task1_studies.gradient_norms_f_and_w.small.1=1 | 5 with layer: task1_studies.normalization.5.test=0.01
+5 with batch: task1_studies.normalization.3.test=0.05
 1.4 gradients: task1_studies.gradient_norms_f_and_w.He.0.0=2 | 2.1; 3.3 data: task2.data.train="other"
 2.3 the spectrum: task2.components.easy_first_nine=0.79 | 2.3 only: task2.components.between_classes.components.8=0.11
 2.3 the first: task2.components.closest_differences.0.cosine=0.9 | 2.4 MNIST: task2.classifiers.linear.5=91
@@ -120,7 +121,7 @@ CASES = {
     "claims that only fall together": read(ONLY_TOGETHER),
     "two depths": (each("task1_studies", "sheet scarce", lambda rows: rows[1::2]), "1.4 under"),
     "one seed": (with_runs(lambda runs: runs[:1]) | {"task1_studies.settings.seeds": 1}, ""),
-    "more seeds": (with_runs(lambda runs: runs * 3), "5 with batch"),
+    "more seeds": (with_runs(lambda runs: runs * 3), ""),
     "the first run diverges": (with_runs(lambda runs: [None, *runs[1:]]), ONE_LOST),
     "one hidden layer": (ONE_LAYER, "3.1; 4.1 the features"),
     "SGD": ({f"{task}.network.optimizer": "SGD" for task in ("task3", "task4")}, "3.3 data"),
