@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import plotting, script
-from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
+from common.data import Vectors, check_enough, convert_mnist_to_vectors, digest, load_data, thin
 from common.pca import PCA, do_pca, project
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
 from common.separation import between_classes, linear_accuracy, neighbour_separation
@@ -173,7 +173,7 @@ def main(options: argparse.Namespace) -> None:
     for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):
         fit, held_out = Vectors(coordinates[:, :count], labels), Vectors(test_coordinates[:, :count], test_labels)
         accuracies["neighbours"].append(neighbour_separation(fit, held_out)["accuracy"])
-        some = Vectors(*(array[:: -(-len(array) // LINEAR_IMAGES)] for array in fit))  # from all parts of the split
+        some = thin(fit, LINEAR_IMAGES)
         accuracies["linear"].append(linear_accuracy(some, held_out))
     print("components    " + "".join(f"{count:7}" for count in KEPT_COMPONENTS))
     for name, values in accuracies.items():

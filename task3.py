@@ -308,7 +308,8 @@ def main(options: argparse.Namespace) -> None:
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
     train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
     settings = {name: getattr(options, name) for name in DEFAULTS}
-    model, history = train_and_save(train_data, test_data, options, settings, digest(train_images))
+    data = {"train": digest(train_images), "test": digest(test_images)}
+    model, history = train_and_save(train_data, test_data, options, settings, data["train"])
     seconds, device = history.pop("seconds"), next(model.parameters()).device
 
     probabilities = predict_probabilities(model, test_data.vectors)
@@ -323,7 +324,7 @@ def main(options: argparse.Namespace) -> None:
     figure = plotting.image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.9))
     plotting.save_figure(figure, options.figures, "task3_errors")
     results = {
-        "data": {"train": digest(train_images), "test": digest(test_images)},
+        "data": data,
         "network": read_checkpoint(options.checkpoint)[1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,

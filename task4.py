@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common import plotting, script
-from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data
+from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data, thin
 from common.explorer import Space, save_page
 from common.pca import PCA, do_pca, project
 from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
@@ -283,7 +283,7 @@ def main(options: argparse.Namespace) -> None:
 
     torch.manual_seed(settings.get("seed", 0))  # 4.3
     control = MultilayerPerceptron().to(next(model.parameters()).device)  # the network as it was before its training
-    some = Vectors(*(array[:: -(-len(array) // FIT_IMAGES)] for array in train_data))  # all parts of the split
+    some = thin(train_data, FIT_IMAGES)
     fits = [some.vectors, *extract_features(model, some.vectors), *extract_features(control, some.vectors)]
     pairs = list(zip(fits, [*spaces, *extract_features(control, test_data.vectors)], strict=True))
     separations = [

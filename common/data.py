@@ -125,6 +125,11 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
     return Vectors(vectors, labels)
 
 
+def thin(data: Vectors, count: int) -> Vectors:
+    """Return every k-th vector with its label, `count` at most, so that they come from all parts of the split."""
+    return Vectors(*(array[:: -(-len(array) // count)] for array in data))
+
+
 def digest(data: Images) -> str:
     """Return a fingerprint of a split that identifies the data set in the results."""
     return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
