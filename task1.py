@@ -5,6 +5,7 @@ Answers 1.1 to 1.4 of the sheet, and task 5 by an experiment; writes figures/tas
 
 import argparse
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -272,30 +273,31 @@ def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.
 def train_variant(variant: studies.Variant, seed: int) -> dict[str, Any]:
     """Train one network of a study (1.4, 5); return its losses [2, epochs], the network, and what it comes to.
 
-    `train`, `test` and `error` (in per cent) are medians of the last three epochs, the last two of many test points.
-    `stopped_epoch` has the least loss of other points, `stopped_…` are the values after it. None: it diverged.
+    The second losses are of points of their own. By these, `network` is the median of the last three epochs, with
+    `train` loss, `test` loss and `error` in per cent, the last two of many other points; `stopped_epoch` is the best
+    epoch, with `stopped_test` and `stopped_error`. A run that diverged has None throughout.
     """
-    hidden_channels, cut = (studies.WIDTH,) * variant.depth, studies.VALIDATION_POINTS
-    mlp = MLP(2, hidden_channels, 2, seed, variant.normalization, variant.weight_std)
-    data = moons(variant.points, cut + studies.TEST_POINTS, variant.noise, seed)
-    x, y = data.x_test[cut:], data.y_test[cut:]
+    mlp = MLP(2, (studies.WIDTH,) * variant.depth, 2, seed, variant.normalization, variant.weight_std)
+    cut = studies.VALIDATION_POINTS
+    data = moons(variant.points, cut + variant.test_points, variant.noise, seed)
     losses, last, stopped = np.full((2, variant.epochs), np.nan), [], (math.inf, 0, mlp)
 
     def keep(epoch: int, history: History) -> None:
         nonlocal stopped
-        losses[:, epoch - 1] = train_loss, test_loss = [values[-1] for values in history.values()]
-        if test_loss < stopped[0]:
-            stopped = test_loss, epoch, deepcopy(mlp)
+        losses[:, epoch - 1] = train_loss, loss = [values[-1] for values in history.values()]
+        if loss < stopped[0]:
+            stopped = loss, epoch, deepcopy(mlp)
         if epoch > variant.epochs - 3:
-            last.append([train_loss, *evaluate(mlp, x, y)])
+            last.append((loss, train_loss, deepcopy(mlp)))
 
     run: dict[str, Any] = dict.fromkeys(("train", "test", "error", "stopped_epoch", "stopped_test", "stopped_error"))
     with suppress(Failure), np.errstate(over="ignore", invalid="ignore"):
         settings = variant.epochs, variant.batch_size, variant.learning_rate, seed, keep, variant.weight_decay
         train(mlp, (data.x_train, data.y_train, data.x_test[:cut], data.y_test[:cut]), *settings)
-        values = [*np.median(last, axis=0).tolist(), stopped[1], *evaluate(stopped[2], x, y)]
-        check_finite(sum(values), variant.epochs, 0)  # of the many test points
-        run = dict(zip(run, values, strict=True))
+        _, train_loss, mlp = sorted(last, key=lambda each: each[0])[len(last) // 2]
+        final, best = (evaluate(network, data.x_test[cut:], data.y_test[cut:]) for network in (mlp, stopped[2]))
+        check_finite(final[0] + best[0], variant.epochs, 0)  # of the many test points
+        run = dict(zip(run, (train_loss, *final, stopped[1], *best), strict=True))
     return {**run, "losses": losses, "network": mlp}
 
 
@@ -316,6 +318,11 @@ def train_studies(seed: int) -> dict[str, list[list[dict[str, Any]]]]:
         runs = iter(list(tqdm(runs, "task 1: studies", len(jobs), leave=False, disable=None)))
     except BrokenProcessPool as error:
         raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
+    except KeyboardInterrupt:
+        for thread in threading.enumerate():  # joblib leaves one that still cleans up, and complains if it is cut off
+            if thread.name == "QueueFeederThread":
+                thread.join(1)
+        raise
     return {name: [list(islice(runs, each.seeds)) for each in study] for name, study in studies.STUDIES.items()}
 
 

@@ -26,15 +26,15 @@ from common.plotting import (
 )
 from common.script import save_results
 
-Runs = Sequence[
-    Sequence[Mapping[str, Any]]
-]  # of a study: by variant and seed, as task 1's `train_variant` returns them
+# Of a study, by variant and seed, as task 1's `train_variant` returns them
+Runs = Sequence[Sequence[Mapping[str, Any]]]
 
 SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
 DEEPEST = 12  # the network whose initialization and normalization are studied
-VALIDATION_POINTS, TEST_POINTS = 2000, 50_000  # for the losses over the epochs; for the final ones
+MANY = 50_000  # test points where few of them have most of a small loss
+VALIDATION_POINTS = 2000  # for the losses over the epochs
 LEARNED = 0.6  # a network that has learned anything has a train loss below this, clearly under log 2 = 0.69
 # Of the initial weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
@@ -51,6 +51,7 @@ class Variant(NamedTuple):
     depth: int
     points: int = 8000
     noise: float = 0.08
+    test_points: int = 10_000  # for the final losses
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 0.05
@@ -60,9 +61,9 @@ class Variant(NamedTuple):
     seeds: int = SEEDS
 
 
-SCARCE = {"points": 200, "noise": 0.3, "epochs": 200}
+SCARCE = {"points": 200, "noise": 0.3, "test_points": MANY, "epochs": 120}
 STUDIES: dict[str, list[Variant]] = {
-    "sheet": [Variant(depth) for depth in DEPTHS],
+    "sheet": [Variant(depth, test_points=MANY) for depth in DEPTHS],
     "scarce": [Variant(depth, **SCARCE) for depth in DEPTHS],
     "controls": [  # of the deepest with scarce data: less noise, more points, both, and a remedy
         Variant(DEPTHS[-1], **{**SCARCE, **change}, seeds=3)
@@ -116,8 +117,7 @@ def save(runs: Mapping[str, Runs], norms: np.ndarray, options: argparse.Namespac
     save_figure(gradient_figure(norms), options.figures, "task1_gradients")
     save_figure(normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
     means = dict(zip(INITIALIZATIONS, norms.mean(axis=1).tolist(), strict=True))
-    settings = {"seeds": SEEDS, "width": WIDTH, "learned": LEARNED}
-    settings |= {"validation_points": VALIDATION_POINTS, "test_points": TEST_POINTS}
+    settings = {"seeds": SEEDS, "width": WIDTH, "learned": LEARNED, "validation_points": VALIDATION_POINTS}
     results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means}
     save_results(options, "task1_studies", results | rows)
 
@@ -151,13 +151,10 @@ def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, flo
         final = np.nan_to_num(final, nan=np.inf)  # [depths, seeds, 2]; a diverged run counts as infinite
         draw_final(last, [variant.depth for variant in variants], final)
         least, greatest = final.min(initial=floor), final[np.isfinite(final)].max(initial=floor)
-        last.set(
-            **(
-                {"yscale": "log", "ylim": (least / 3, max(1, 2 * greatest))}
-                if name == "sheet"
-                else {"ylim": (0, 1.2 * greatest)}
-            )
-        )
+        if name == "sheet":
+            last.set(yscale="log", ylim=(least / 3, max(1, 2 * greatest)))
+        else:
+            last.set_ylim(0, 1.2 * greatest)
         for axes in (*small, last):
             axes.axhline(floor, color="black", linestyle="--", linewidth=0.8)
         small[0].set_ylabel("loss (nats)")
@@ -167,13 +164,10 @@ def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, flo
     for axes, variant, seeds in zip(panels, variants, runs["scarce"], strict=False):
         draw_map(axes, variant, seeds[0], seed)
     panels[-1].set_axis_off()
-    note = [
-        "train points; tint: probability of",
-        "the moons, black: ½, dashed:",
-        "½ for the best classifier;",
-        "titles: train and test error",
-    ]
-    panels[-1].text(0, 0.5, "\n".join(note), transform=panels[-1].transAxes, va="center", fontsize=7)
+    note = "train points; tint: probability of\nthe moons, black: ½, dashed:\n½ for the best classifier;"
+    panels[-1].text(
+        0, 0.5, note + "\ntitles: train and test error", transform=panels[-1].transAxes, va="center", fontsize=7
+    )
     return figure
 
 

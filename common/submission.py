@@ -21,12 +21,16 @@ import typst
 from common.script import CHECKPOINT, DEVICES, FIGURES, ROOT, Failure, parse, replacing, run, script_parser
 
 ANSWERS = FIGURES / "answers"
-GRADED = {  # the code that the answers end with
-    "task1.py": ("Linear", "ReLU", "training_step"),
-    "common/data.py": ("convert_mnist_to_vectors",),
-    "common/pca.py": ("do_pca", "project"),
-    "task3.py": ("MultilayerPerceptron", "batch_accuracy", "train"),
-    "task4.py": ("extract_features",),
+GRADED = {  # the code that the answers end with: by subtask, the file and the names
+    "1.1": ("task1.py", "Linear", "ReLU"),
+    "1.2": ("task1.py", "MLP.loss", "MLP.backward", "MLP.training_step", "train"),
+    "2.2": ("common/data.py", "convert_mnist_to_vectors"),
+    "2.3": ("common/pca.py", "do_pca"),
+    "2.4": ("common/pca.py", "project"),
+    "3.1": ("task3.py", "MultilayerPerceptron"),
+    "3.2": ("task3.py", "batch_accuracy"),
+    "3.3": ("task3.py", "train"),
+    "4.1": ("task4.py", "extract_features"),
 }
 
 
@@ -118,22 +122,24 @@ def collect(folder: Path, target: Path) -> str:
 
 
 def listings() -> list[dict[str, Any]]:
-    """Return name, file, line and code of the graded functions and classes, without their docstrings."""
+    """Return subtask, name, file, line and code of the graded functions and classes, without their docstrings."""
     found = []
-    for file, names in GRADED.items():
-        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        nodes = [
-            node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.ClassDef | ast.FunctionDef)
-        ]
-        for body in (node.body for node in nodes if ast.get_docstring(node)):
-            text = body[0]
-            lines[text.lineno - 1] = " " * text.col_offset + "..." if len(body) == 1 else None
-            last = text.end_lineno if len(body) == 1 else body[1].lineno - 1
-            lines[text.lineno : last] = [None] * (last - text.lineno)
-        for node in (node for name in names for node in nodes if node.name == name):
+    for subtask, (file, *names) in GRADED.items():
+        lines: list[str | None] = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        tree = ast.parse("\n".join(lines))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                text, *rest = node.body
+                lines[text.lineno - 1] = None if rest else " " * text.col_offset + "..."
+                last = rest[0].lineno - 1 if rest else text.end_lineno
+                lines[text.lineno : last] = [None] * (last - text.lineno)
+        for name in names:
+            node = tree
+            for part in name.split("."):  # a class, then its method
+                node = next(each for each in node.body if getattr(each, "name", None) == part)
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-            code = [line for line in lines[first - 1 : node.end_lineno] if line is not None]
-            found.append({"name": node.name, "file": file, "line": node.lineno, "code": dedent("\n".join(code))})
+            code = dedent("\n".join(line for line in lines[first - 1 : node.end_lineno] if line is not None))
+            found.append({"subtask": subtask, "name": name, "file": file, "line": node.lineno, "code": code})
     return found
 
 

@@ -16,9 +16,9 @@ from common.plotting import styled
 from common.studies import Variant
 from task1 import MLP, gradient_norms, train, train_studies, train_variant
 
-TINY = Variant(1, 40, 0.3, 3, 20, 0.5, weight_std=1.0, normalization="batch", seeds=2)
-DIVERGING = Variant(4, 40, 0.3, 3, 20, 1e10)
-SHORT, LONG = Variant(0, 40, 0.1, 2, 10), Variant(3, 30, 0.7, 12, 10, 0.5, 0.02, 0.5)
+TINY = Variant(1, 40, 0.3, 1050, 3, 20, 0.5, weight_std=1.0, normalization="batch", seeds=2)
+DIVERGING = Variant(4, 40, 0.3, 1050, 3, 20, 1e10)
+SHORT, LONG = Variant(0, 40, 0.1, 1050, 2, 10), Variant(3, 30, 0.7, 1050, 12, 10, 0.5, 0.02, 0.5)
 LISTS = ("train", "test", "error", "stopped_epoch", "stopped_test", "stopped_error")
 pytestmark = pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "ignore::UserWarning:joblib")
 
@@ -29,7 +29,7 @@ def table(monkeypatch):
     sheet = [*(TINY._replace(depth=depth, weight_std=None, normalization=None) for depth in (0, 1, 2, 5)), DIVERGING]
     scarce = [each._replace(noise=0.5, epochs=4) for each in sheet]
     table = {"sheet": sheet, "scarce": scarce, "else": [LONG], "normalization": [TINY, DIVERGING]}
-    settings = {"WIDTH": 30, "VALIDATION_POINTS": 30, "TEST_POINTS": 1050, "SEEDS": 2, "LEARNED": 0.6, "STUDIES": table}
+    settings = {"WIDTH": 30, "VALIDATION_POINTS": 30, "SEEDS": 2, "LEARNED": 0.6, "STUDIES": table}
     for name, value in settings.items():
         monkeypatch.setattr(studies, name, value)
     return table
@@ -45,21 +45,22 @@ def texts(figure):
 
 @pytest.mark.parametrize("variant", [TINY, SHORT, SHORT._replace(epochs=1), LONG])
 def test_a_run_comes_to_what_plain_trainings_of_every_length_come_to(variant, table):
-    depth, points, noise, epochs, batch_size, rate, decay, std, normalization, _ = variant
-    data, tests, errors = moons(points, 1080, noise, 7), [], []
+    depth, points, noise, _, epochs, batch_size, rate, decay, std, normalization, _ = variant
+    data, rows = moons(points, 1080, noise, 7), []
     (x, y), validation = ([part[rows] for part in data[2:]] for rows in (slice(30, None), slice(30)))
     for length in range(1, epochs + 1):
         mlp = MLP(2, [30] * depth, 2, 7, normalization, std)
         history = train(mlp, (*data[:2], *validation), length, batch_size, rate, 7, weight_decay=decay)
-        tests.append(mlp.loss(x, y))
-        errors.append(100 * ((mlp.forward(x)[:, 1] > 0.5) != y).mean())
-    best = int(np.argmin(history["test_loss"]))
+        rows.append((mlp.loss(x, y), 100 * ((mlp.forward(x)[:, 1] > 0.5) != y).mean(), mlp.forward(x)))
+    losses = history["test_loss"]
+    last = sorted(range(max(0, epochs - 3), epochs), key=losses.__getitem__)
+    final, best = last[len(last) // 2], int(np.argmin(losses))
     assert variant is not LONG or 0 < best < 11
     run = train_variant(variant, 7)
-    medians = [np.median(values[-3:]) for values in (history["train_loss"], tests, errors)]
-    assert [run[name] for name in LISTS] == pytest.approx([*medians, best + 1, tests[best], errors[best]], rel=1e-9)
+    expected = [history["train_loss"][final], *rows[final][:2], best + 1, *rows[best][:2]]
+    assert [run[name] for name in LISTS] == pytest.approx(expected, rel=1e-9)
     np.testing.assert_allclose(run["losses"], [*history.values()], rtol=1e-9)
-    np.testing.assert_allclose(run["network"].forward(x), mlp.forward(x), rtol=1e-9)
+    np.testing.assert_allclose(run["network"].forward(x), rows[final][2], rtol=1e-9)
 
 
 @pytest.mark.parametrize("folder", ["temporary", "Müller"])  # joblib's processes cannot work in the second
@@ -95,7 +96,7 @@ def test_gradient_norms_of_new_networks_equal_those_of_autograd_and_follow_the_l
 def test_the_results_are_summaries_and_the_figure_shows_the_runs_also_where_a_depth_diverges(table, tmp_path):
     runs = {name: [[train_variant(each, 4 + k) for k in (0, 1)] for each in study] for name, study in table.items()}
     studies.save(runs, norms := gradient_norms(4), Namespace(seed=4, figures=tmp_path))
-    settings = {"seeds": 2, "width": 30, "learned": 0.6, "validation_points": 30, "test_points": 1050}
+    settings = {"seeds": 2, "width": 30, "learned": 0.6, "validation_points": 30}
     limits = {"sheet": [*bayes_limit(0.3)], "scarce": [*bayes_limit(0.5)]}
     means = dict(zip(studies.INITIALIZATIONS, norms.mean(axis=1).tolist(), strict=True))
     expected = {"seed": 4, "settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means}
