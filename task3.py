@@ -1,6 +1,7 @@
 """Task 3 · A multilayer perceptron of five layers in PyTorch, trained and validated on MNIST.
 
-Answers 3.1 to 3.3 of the sheet; writes figures/task3_*, figures/task3.json and the checkpoint for task 4.
+Answers 3.1 to 3.3 of the sheet: ten epochs, about 97 %, half a minute on two cores. Writes figures/task3_*,
+figures/task3.json and the checkpoint for task 4.
 """
 
 import argparse
@@ -210,12 +211,13 @@ def train_and_save(
     model = MultilayerPerceptron().to(device)
     known = {"optimizer": OPTIMIZER.__name__, "layers": model.sizes(), "seed": options.seed, "data": data}
     count = min(len(train_data.labels), len(test_data.labels))
-    print(f"device {device}; train loss and accuracy are of the first {count:,} train images, test of all", flush=True)
+    print(f"training on {device}; train values are those of the first {count:,} images")
+    print(" epoch  train loss  accuracy  test loss  accuracy  seconds", flush=True)
 
     def report(epoch: int, history: History) -> None:
-        last = {name: values[-1] for name, values in history.items()}
-        line = "train loss {train_loss:.4f}, {train_accuracy:.2f} %  test loss {test_loss:.4f}, {test_accuracy:.2f} %"
-        tqdm.write(f"epoch {epoch:2}/{settings['epochs']}  {line.format(**last)}  {last['seconds']:.2f} s")
+        row = "{train_loss:12.3f}{train_accuracy:8.2f} %{test_loss:11.3f}{test_accuracy:8.2f} %{seconds:9.2f}"
+        number = f"{epoch}/{settings['epochs']}"
+        tqdm.write(f"{number:>6}" + row.format(**{name: values[-1] for name, values in history.items()}))
         save_checkpoint(model, {**settings, "epochs": epoch, **known}, options.checkpoint)
 
     return model, train(model, train_data, test_data, **settings, seed=options.seed, report=report)
@@ -265,9 +267,9 @@ def training_figure(
     history: Mapping[str, Sequence[float]], matrix: np.ndarray, pairs: Sequence[Mapping[str, Any]]
 ) -> Figure:
     """Draw loss and accuracy over the epochs, and the confusion matrix with its three most confused pairs (3.3)."""
-    figure = plt.figure(figsize=(PAGE_WIDTH, 2.9))
+    places = [["loss", "matrix"], ["accuracy", "matrix"]]
+    figure, panels = plt.subplot_mosaic(places, figsize=(PAGE_WIDTH, 2.9), width_ratios=(1, 1.5))
     figure.get_layout_engine().set(wspace=0.05)
-    panels = figure.subplot_mosaic([["loss", "matrix"], ["accuracy", "matrix"]], width_ratios=(1, 1.5))
     loss, accuracy = panels["loss"], panels["accuracy"]
     plotting.draw_history(loss, history, "loss", digits=3)
     plotting.draw_history(accuracy, history, "accuracy", digits=1)
@@ -277,8 +279,8 @@ def training_figure(
     loss.sharex(accuracy)
     loss.label_outer()
     if len(history["test_accuracy"]) >= 5:
-        loss.axvline(5, **GUIDE)
-        accuracy.axvline(5, **GUIDE)
+        for axes in (loss, accuracy):
+            axes.axvline(5, **GUIDE)
         place = {"xycoords": ("data", "axes fraction"), "xytext": (3, 3), "textcoords": "offset points"}
         text = f"epoch 5:\n{history['test_accuracy'][4]:.1f} %"
         accuracy.annotate(text, (5, 0), color=SPLIT_COLOURS["test"], **place)
@@ -288,19 +290,21 @@ def training_figure(
 
 def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, int]]) -> None:
     """Draw a confusion matrix [10, 10]: errors tinted, the named pairs boxed, the recall of each class at the right."""
-    diagonal = np.eye(10, dtype=bool)
-    errors = np.where(diagonal, 0, matrix)
+    errors = np.where(np.eye(10), 0, matrix)
     colours = plt.get_cmap("Oranges")(0.1 + 0.85 * errors / errors.max(initial=1))  # [10, 10, 4]
-    colours[matrix == 0], colours[diagonal] = 1, (0.9, 0.9, 0.9, 1)
-    plotting.draw_cells(axes, colours, np.where(matrix > 0, matrix.astype(str), ""), fontsize=6.5)
-    for text in axes.texts[::11]:  # the diagonal
-        text.set_color("0.4")
+    colours[matrix == 0], colours[np.eye(10, dtype=bool)] = 1, (0.9, 0.9, 0.9, 1)
+    axes.imshow(colours)
+    for (row, column), count in np.ndenumerate(matrix):
+        colour = "0.4" if row == column else plotting.text_colour(colours[row, column])
+        axes.text(column, row, str(count or ""), color=colour, fontsize=6.5, ha="center", va="center")
     for corner in [corner for pair in pairs for corner in (pair, pair[::-1])]:
         axes.add_patch(plt.Rectangle(np.subtract(corner, 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False))
-    for row, size in enumerate(matrix.sum(axis=1)):
-        axes.text(9.8, row, f"{100 * matrix[row, row] / size:.1f}" if size else "", fontsize=7, va="center")
+    for row, recall in enumerate(accuracy_per_class(matrix)):
+        axes.text(9.8, row, "" if recall is None else f"{recall:.1f}", fontsize=7, va="center")
     axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
-    axes.set(yticks=range(10), xlabel="predicted digit", ylabel="true digit", aspect="equal")
+    axes.set(xticks=range(10), yticks=range(10), xlabel="predicted digit", ylabel="true digit")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -321,21 +325,21 @@ def main(options: argparse.Namespace) -> None:
     titles = [f"{test_data.labels[k]} → {predicted[k]}\n{100 * probabilities[k].max():.1f} %" for k in surest]
 
     plotting.save_figure(training_figure(history, matrix, pairs), options.figures, "task3_training")
-    figure = plotting.image_grid([test_images.images[surest]], titles, size=(PAGE_WIDTH, 0.9))
+    heading = "label → answer\nprobability"
+    figure = plotting.image_grid([test_images.images[surest]], titles, heading=heading, size=(PAGE_WIDTH, 0.9))
     plotting.save_figure(figure, options.figures, "task3_errors")
     results = {
         "data": data,
         "network": read_checkpoint(options.checkpoint)[1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
-        "confusion": matrix.tolist(),
-        "accuracy_per_class": accuracy_per_class(matrix),
         "confused_pairs": pairs,
         "shown_errors": len(surest),
         "timing": {"seconds_per_epoch": float(np.median(seconds)), "device": str(device)},
     }
     script.save_results(options, "task3", results)
-    print(f"written to {options.figures}: task3_*.png, task3_*.svg, task3.json; the network: {options.checkpoint}")
+    print(f"network stored in {options.checkpoint}")
+    print(f"written to {options.figures}: task3_*.png, task3_*.svg, task3.json")
 
 
 if __name__ == "__main__":

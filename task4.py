@@ -21,18 +21,20 @@ from common import plotting, script
 from common.data import Images, Vectors, check_enough, convert_mnist_to_vectors, digest, load_data, thin
 from common.explorer import Space, save_page
 from common.pca import PCA, do_pca, project
-from common.plotting import PAGE_WIDTH, SPLIT_COLOURS, Figure, plt, styled
+from common.plotting import CLASSIFIER_COLOURS, PAGE_WIDTH, Axes, Figure, plt, styled
 from common.script import CHECKPOINT, FEATURES, Failure, check_shape
 from common.separation import between_classes, linear_accuracy, neighbour_separation
 from task3 import DEFAULTS, MultilayerPerceptron, batch_accuracy, predict_probabilities, read_checkpoint, train_and_save
 
+SPACES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
 SHOWN_POINTS = 3000
 FIT_IMAGES = 20_000  # of the train split, from which both classifiers learn
 KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from which the network finishes
 NEIGHBOURS = 10
 LEGEND = """variance between the classes and in the plane of two components; accuracy of ten
 neighbours in the plane, and of a linear classifier in the full space (%)
-           between  in plane  neighbours    linear   dead units"""
+              between   in plane  neighbours     linear  dead units"""
+ROW = "{:12}{between:7.2f} %{variance:9.2f} %{neighbours:10.2f} %{linear:9.2f} %{dead_units:12}"
 
 
 def load_or_train(
@@ -82,12 +84,12 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
     """Measure how well the classes of `held_out`, vectors [N, D], separate there and in its first two components (4.3).
 
     Ten nearest neighbours in the plane and a linear classifier in the full space learn from `fit`; `four_nine` is the
-    accuracy of the neighbours among 4s and 9s alone. Shares and accuracies are in per cent; `components_for_90` hold
-    90 % of the variance; dead units are zero for every image.
+    accuracy of the neighbours where only 4s and 9s are classified. Shares and accuracies are in per cent.
     """
     pca = do_pca(held_out.vectors)
     planes = [Vectors(project(vectors, pca), labels) for vectors, labels in (fit, held_out)]
     both = [Vectors(*(array[np.isin(plane.labels, (4, 9))] for array in plane)) for plane in planes]
+    has_both = all({4, 9} <= {*each.labels} for each in both)
     plane = neighbour_separation(*planes)
     return {
         "variance": float(100 * pca.variance_shares[:2].sum()),
@@ -96,11 +98,9 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
         "neighbours": plane["accuracy"],
         "recall": plane["accuracy_per_class"],
         "pairs": plane["pairs"],
-        "four_nine": neighbour_separation(*both)["accuracy"]
-        if all({4, 9} <= {*each.labels} for each in both)
-        else None,
+        "four_nine": neighbour_separation(*both)["accuracy"] if has_both else None,
         "linear": linear_accuracy(fit, held_out),
-        "dead_units": int((held_out.vectors == 0).all(axis=0).sum()),
+        "dead_units": int((held_out.vectors == 0).all(axis=0).sum()),  # zero for every image
     }
 
 
@@ -108,8 +108,8 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
 def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, data: Vectors) -> list[float]:
     """Return the accuracy in per cent when the network goes on from the first k components of a space alone (4.3).
 
-    The space is that of the pixels (`position` 0) or of the activations after that ReLU, `pca` its PCA, and k runs
-    through `KEPT_COMPONENTS`; all that the components do not hold is replaced by the mean.
+    The space is that of the pixels (`position` 0) or of the activations after that ReLU; k runs through
+    `KEPT_COMPONENTS`, and the mean replaces all that the components do not hold.
     """
     accuracies = []
     for count in np.minimum(KEPT_COMPONENTS, len(pca.mean)):
@@ -120,38 +120,34 @@ def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, da
     return accuracies
 
 
-def explain_errors(
-    spaces: Sequence[np.ndarray], data: Images, probabilities: np.ndarray, options: argparse.Namespace
-) -> dict[str, Any]:
+def explain_errors(spaces: Sequence[np.ndarray], data: Images, answers: np.ndarray) -> tuple[dict[str, Any], Figure]:
     """Measure and draw in which space the network's errors happen: the labels of their ten nearest test images (4.4).
 
     Returns the per cent of the neighbours, over all errors, that have the true label and the network's answer, by
     space, and which error is drawn: that whose neighbours change most from the one to the other.
     """
-    answers = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(answers != data.labels)
     if not len(wrong):
-        plotting.save_figure(plt.figure(figsize=(PAGE_WIDTH, 0.1)), options.figures, "task4_errors")
-        return {"count": 0}
-    count = min(NEIGHBOURS + 1, len(data.labels))
-    searches = [NearestNeighbors(n_neighbors=count, algorithm="brute").fit(vectors) for vectors in spaces]
-    found = [search.kneighbors(vectors[wrong])[1] for search, vectors in zip(searches, spaces, strict=True)]
-    found = np.array([[row[row != own][: count - 1] for row, own in zip(rows, wrong, strict=True)] for rows in found])
-    nearest = data.labels[found]  # [spaces, errors, 10], the image itself left out
-    true, answer = (100 * (nearest == each[wrong, None]).mean(axis=2) for each in (data.labels, answers))
-    drawn = (true[0] - true[-1] + answer[-1] - answer[0]).argmax()
+        return {"count": 0}, plt.figure(figsize=(PAGE_WIDTH, 0.1))
+    nearest = []
+    for vectors in spaces:
+        search = NearestNeighbors(n_neighbors=NEIGHBOURS + 1, algorithm="brute").fit(vectors)
+        found = search.kneighbors(vectors[wrong], return_distance=False)  # [errors, 11], mostly with the image itself
+        nearest.append([row[row != own][:NEIGHBOURS] for row, own in zip(found, wrong, strict=True)])
+    nearest = np.array(nearest)  # [spaces, errors, 10]
+    labels = data.labels[nearest]
+    true, taken = (100 * (labels == each[wrong, None]).mean(axis=2) for each in (data.labels, answers))
+    drawn = (true[0] - true[-1] + taken[-1] - taken[0]).argmax()
     image = int(wrong[drawn])
-    shares = np.stack([true.mean(axis=1), answer.mean(axis=1)])  # [2, spaces]
-    labels = nearest[:, drawn], data.labels[image], answers[image]
-    figure = errors_figure(data.images[image], data.images[found[:, drawn]], *labels, shares)
-    plotting.save_figure(figure, options.figures, "task4_errors")
     shown = {"image": image, "label": int(data.labels[image]), "answer": int(answers[image])}
-    shown |= {"true": true[:, drawn].tolist(), "taken": answer[:, drawn].tolist()}
-    return {"count": len(wrong), "true": shares[0].tolist(), "taken": shares[1].tolist(), "shown": shown}
+    shown |= {"true": true[:, drawn].tolist(), "taken": taken[:, drawn].tolist()}
+    shares = {"true": true.mean(axis=1).tolist(), "taken": taken.mean(axis=1).tolist()}
+    figure = errors_figure(data, shown, nearest[:, drawn], shares)
+    return {"count": len(wrong), **shares, "shown": shown}, figure
 
 
 def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
-    """Return the network's accuracy in per cent on images shifted by 0 … 4 pixels, the mean over four directions (4.4).
+    """Return the accuracy in per cent on images shifted by 0 … 4 pixels, the mean over four directions (4.4).
 
     Shifts wrap around; with MNIST's margins that moves under one per cent of the ink.
     """
@@ -163,9 +159,12 @@ def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     return accuracies
 
 
-def names(spaces: Sequence[Any]) -> list[str]:
-    """Return the names of the pixels and of the layers after them."""
-    return ["pixels", *(f"layer {number}" for number in range(1, len(spaces)))]
+def layer_axis(axes: Axes) -> None:
+    """Give an axes the pixels and the layers as ticks, and room at the right for the names of the lines."""
+    axes.set_xticks(range(5), ["pixels", *range(1, 5)])
+    axes.set_xlim(-0.4, 7)
+    axes.set_xlabel("layer", x=0.36)
+    axes.spines.bottom.set_bounds(-0.4, 4.4)
 
 
 @styled
@@ -173,17 +172,14 @@ def features_figure(
     planes: Sequence[np.ndarray], labels: np.ndarray, measures: Sequence[Mapping], untrained: Sequence[Mapping]
 ) -> Figure:
     """Draw each representation in the plane of its first two components [N, 2], and how well classes separate (4.3)."""
-    height = -(-(len(planes) + 1) // 3)  # panels
-    figure, all_axes = plt.subplots(height, 3, figsize=(PAGE_WIDTH, 2.2 * height))
-    for axes in all_axes.flat:
-        axes.set_axis_off()
-    for axes, plane, name, measure in zip(all_axes.flat, planes, names(measures), measures, strict=False):
-        plotting.class_scatter(axes, plane, labels)
-        axes.set_title(f"{name} · {measure['neighbours']:.0f} % recognized", pad=2)
-    axes = all_axes.flat[len(planes)]
-    axes.set_axis_on()
+    figure, all_axes = plt.subplots(2, 3, figsize=(PAGE_WIDTH, 4.4))
+    *panels, axes = all_axes.flat
+    for panel, plane, name, measure in zip(panels, planes, SPACES, measures, strict=True):
+        plotting.class_scatter(panel, plane, labels)
+        panel.set_title(f"{name} · accuracy {measure['neighbours']:.0f} %", pad=2)
+        panel.set_axis_off()
     ends = []
-    for key, colour in (("linear", "#b35900"), ("neighbours", SPLIT_COLOURS["test"])):
+    for key, colour in CLASSIFIER_COLOURS.items():
         for rows, line, text in ((measures, "o-", key), ([measures[0], *untrained], "o--", "untrained")):
             values = [row[key] for row in rows]
             axes.plot(values, line, color=colour, markerfacecolor=colour if rows is measures else "white")
@@ -191,12 +187,10 @@ def features_figure(
     height = -np.inf
     for value, text, colour in sorted(ends):  # raised as little as needed to stand clear of the one below
         height = max(value, height + 7)
-        axes.text(len(measures) - 0.8, height, text, color=colour, va="center", fontsize=7)
-    axes.set_xticks(range(len(measures)), [name.removeprefix("layer ") for name in names(measures)])
-    axes.set(xlim=(-0.4, len(measures) + 2.2), ylim=(0, 104), ylabel="test accuracy (%)")
+        axes.text(4.2, height, text, color=colour, va="center", fontsize=7)
+    axes.set(ylim=(0, 104), ylabel="test accuracy (%)")
     axes.set_title("linear: full space;\nneighbours: in the plane", fontsize=7)
-    axes.set_xlabel("layer", x=0.36)
-    axes.spines.bottom.set_bounds(-0.4, len(measures) - 0.6)
+    layer_axis(axes)
     return figure
 
 
@@ -205,7 +199,7 @@ def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Ma
     """Draw what the network reaches from k components, and each digit's recall in the first and last plane (4.3)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1))
     shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(finished)))
-    for name, values, shade in zip(names(finished), finished, shades, strict=True):
+    for name, values, shade in zip(SPACES, finished, shades, strict=True):
         left.plot(KEPT_COMPONENTS, values, "o-", color=shade, label=name)
     left.set(xscale="log", ylim=(0, 104), xlabel="number of components kept", ylabel="network's accuracy (%)")
     left.set_xticks(KEPT_COMPONENTS, KEPT_COMPONENTS, minor=False)
@@ -218,43 +212,38 @@ def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Ma
         right.plot([place, place], [before[number], after[number]], color=colour, linewidth=2)
         right.plot(place, after[number], "o", color=colour, markersize=5)
         right.plot(place, before[number], "o", color=colour, markerfacecolor="white")
-        right.text(
-            place, 3, f"{round(after[number] - before[number]) + 0:+d}".replace("-", "−"), fontsize=7, ha="center"
-        )
+        gain = f"{round(after[number] - before[number]):+d}".replace("-", "−")
+        right.text(place, 3, gain, fontsize=7, ha="center")
     right.set_xticks(range(len(order)), order)
     right.set(ylim=(0, 104), xlabel="digit, by gain in points", ylabel="recall in the plane (%)")
-    right.set_title(f"○ pixels   ● {names(measures)[-1]}", fontsize=7, loc="right")
+    right.set_title(f"○ {SPACES[0]}, ● {SPACES[-1]}", fontsize=7, loc="right")
     return figure
 
 
 @styled
-def errors_figure(
-    error: np.ndarray, nearest: np.ndarray, labels: np.ndarray, label: int, answer: int, shares: np.ndarray
-) -> Figure:
-    """Draw an error [28, 28] and its nearest images [spaces, 10, 28, 28] with their labels [spaces, 10] (4.4).
+def errors_figure(data: Images, shown: Mapping[str, Any], nearest: np.ndarray, shares: Mapping[str, Any]) -> Figure:
+    """Draw an error and its nearest images in each space, given as indices [spaces, 10], with its labels' shares (4.4).
 
-    Beside it are `shares` [2, spaces], the per cent of all errors' neighbours with the true label and with the answer.
+    `shown` and `shares` are those that `explain_errors` returns.
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 2.4))
     left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1))
-    rows = left.subplots(len(nearest), nearest.shape[1] + 1)
-    colours = {label: "#3f90da", answer: "#d7301f"}
-    for axes_row, images, numbers, name in zip(rows, nearest, labels, names(nearest), strict=True):
-        for axes, image, number in zip(axes_row, [error, *images], [label, *numbers], strict=True):
-            axes.imshow(image, "gray_r", vmin=0, vmax=255)
+    rows = left.subplots(*np.add(nearest.shape, (0, 1)))
+    colours = {shown["label"]: "#08519c", shown["answer"]: "#d7301f"}
+    for axes_row, images, name in zip(rows, nearest, SPACES, strict=True):
+        for axes, image in zip(axes_row, [shown["image"], *images], strict=True):
+            axes.imshow(data.images[image], "gray_r", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set(visible=True, color=colours.get(number, "0.75"), linewidth=1.5)
+            axes.spines[:].set(visible=True, color=colours.get(data.labels[image], "0.75"), linewidth=1.5)
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     rows[0, 0].set_title("error", pad=3)
     rows[0, nearest.shape[1] // 2].set_title("nearest test images", pad=3)
     axes = right.subplots()
-    for values, colour, text in zip(shares, colours.values(), ("true label", "network's\nanswer"), strict=True):
-        axes.plot(values, "o-", color=colour)
-        axes.text(len(values) - 0.8, values[-1], f"{text}, {values[-1]:.0f}", color=colour, va="center", fontsize=7)
-    axes.set_xticks(range(len(nearest)), [name.removeprefix("layer ") for name in names(nearest)])
-    axes.set(ylim=(0, None), xlim=(-0.3, len(nearest) + 1.6), ylabel="of all errors' neighbours (%)")
-    axes.set_xlabel("layer", x=0.36)
-    axes.spines.bottom.set_bounds(-0.3, len(nearest) - 0.7)
+    for key, colour, text in zip(shares, colours.values(), ("true label", "network's\nanswer"), strict=True):
+        axes.plot(shares[key], "o-", color=colour)
+        axes.text(4.2, shares[key][-1], f"{text}, {shares[key][-1]:.0f} %", color=colour, va="center", fontsize=7)
+    layer_axis(axes)
+    axes.set(ylim=(0, None), ylabel="of all errors' neighbours (%)")
     return figure
 
 
@@ -265,9 +254,10 @@ def main(options: argparse.Namespace) -> None:
     train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
     model, settings = load_or_train(options, train_data, test_data, digest(train_images))
     labels, probabilities = test_data.labels, predict_probabilities(model, test_data.vectors)
-    shifted = shifted_accuracy(model, test_images)
-    print(f"accuracy of the network on these {len(labels):,} images {shifted[0]:.2f} %")
-    print("network: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items()), flush=True)
+    answers = probabilities.argmax(axis=1)
+    print(f"the network recognizes {100 * (answers == labels).mean():.2f} % of {len(labels):,} test images")
+    known = [f"{name.replace('_', ' ')} {settings.get(name, 'unknown')}" for name in (*DEFAULTS, "seed")]
+    print(f"its training: {', '.join(known)}")
 
     features = extract_features(model, test_data.vectors)  # 4.1
     with script.replacing(options.checkpoint.with_name(FEATURES)) as temporary, temporary.open("wb") as file:
@@ -284,6 +274,7 @@ def main(options: argparse.Namespace) -> None:
     torch.manual_seed(settings.get("seed", 0))  # 4.3
     control = MultilayerPerceptron().to(next(model.parameters()).device)  # the network as it was before its training
     some = thin(train_data, FIT_IMAGES)
+    print("measuring how well the classes separate, layer by layer …", flush=True)
     fits = [some.vectors, *extract_features(model, some.vectors), *extract_features(control, some.vectors)]
     pairs = list(zip(fits, [*spaces, *extract_features(control, test_data.vectors)], strict=True))
     separations = [
@@ -291,13 +282,12 @@ def main(options: argparse.Namespace) -> None:
         for fit, tested in tqdm(pairs, "separation", leave=False, disable=None)
     ]
     measures, untrained = separations[: len(spaces)], separations[len(spaces) :]
-    rows = [Vectors(vectors, labels) for vectors in spaces]
-    finished = [finished_accuracies(model, k, pca, data) for k, (pca, data) in enumerate(zip(pcas, rows, strict=True))]
+    finished = [finished_accuracies(model, k, pca, Vectors(spaces[k], labels)) for k, pca in enumerate(pcas)]
     print(LEGEND)
-    for name, measure in zip([*names(spaces), *["untrained"] * len(untrained)], separations, strict=True):
-        line = "{:9}{between:8.1f} %{variance:8.1f} %{neighbours:10.2f} %{linear:8.2f} %{dead_units:12}"
-        print(line.format(name, **measure))
+    for name, measure in zip([*SPACES, *(f"untrained {k}" for k in range(1, 5))], separations, strict=True):
+        print(ROW.format(name, **measure))
 
+    print("drawing the figures and the page …", flush=True)
     shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
     figure = features_figure([plane[shown] for plane in planes], labels[shown], measures, untrained)
     plotting.save_figure(figure, options.figures, "task4_features")
@@ -306,9 +296,11 @@ def main(options: argparse.Namespace) -> None:
     title = f"What the hidden layers make of {len(labels):,} test images"
     panels = [
         Space(name, plane, [number + 1 for number in order], pca.variance_shares[order])
-        for name, plane, order, pca in zip(names(spaces), planes, orders, pcas, strict=True)
+        for name, plane, order, pca in zip(SPACES, planes, orders, pcas, strict=True)
     ]
     save_page(page, panels, test_images.images, labels, probabilities, title, shown)
+    errors, figure = explain_errors(spaces, test_images, answers)  # 4.4
+    plotting.save_figure(figure, options.figures, "task4_errors")
     cosines = np.linalg.svd(do_pca(train_data.vectors).eigenvectors[:, :2].T @ pcas[0].eigenvectors[:, :2])[1]
     results = {
         "data": {"test": digest(test_images)},
@@ -317,16 +309,17 @@ def main(options: argparse.Namespace) -> None:
         "fit_images": len(some.labels),
         "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
-        "names": names(spaces),
+        "names": SPACES,
         "separation": measures,
         "untrained": untrained,
         "finished": {"components": KEPT_COMPONENTS, "accuracy": finished},
-        "errors": explain_errors(spaces, test_images, probabilities, options),
+        "errors": errors,
         "plane_cosines": cosines.tolist(),
-        "shifted_accuracy": shifted,
+        "shifted_accuracy": shifted_accuracy(model, test_images),
     }
     script.save_results(options, "task4", results)
-    print(f"written to {options.figures}: task4_*.png, task4_*.svg, task4.json; to explore in a browser: {page}")
+    print(f"to explore in a browser: {page}")
+    print(f"written to {options.figures}: task4_*.png, task4_*.svg, task4.json")
     if options.show:
         os.startfile(page) if sys.platform == "win32" else webbrowser.open(page.resolve().as_uri())
 

@@ -20,6 +20,7 @@ PAGE_WIDTH = 6.6  # inches between the margins of the answers
 # Assigned so that digits that are easily confused have colours that are not
 CLASS_COLOURS = [mpl.colors.to_hex(mpl.color_sequences["petroff10"][k]) for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)]
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
+CLASSIFIER_COLOURS = {"linear": "#b35900", "neighbours": "#0072b2"}
 MOON_COLOURS = ("#009e73", "#cc79a7")
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # keeps text and lines legible over points
@@ -41,9 +42,13 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
 
 @styled
 def image_grid(
-    rows: Sequence[np.ndarray], titles: Sequence[str], row_names: Sequence[str] = (), size: tuple[float, float] = (5, 1)
+    rows: Sequence[np.ndarray],
+    titles: Sequence[str],
+    names: Sequence[str] = (),
+    heading: str = "",
+    size: tuple[float, float] = (5, 1),
 ) -> Figure:
-    """Draw rows of images [K, H, W], titles above the first row and names at the left of each.
+    """Draw rows of images [K, H, W], titles above the first, at the left the rows' names and a heading of the titles.
 
     Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale that is centred on zero and
     shared within their row.
@@ -59,8 +64,10 @@ def image_grid(
         axes.spines[:].set_visible(False)
     for axes, title in zip(all_axes[0], titles, strict=False):
         axes.set_title(title, pad=2)
-    for axes, name in zip(all_axes[:, 0], row_names, strict=False):
+    for axes, name in zip(all_axes[:, 0], names, strict=False):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
+    place = {"xycoords": "axes fraction", "xytext": (-4, 2), "textcoords": "offset points"}
+    all_axes[0, 0].annotate(heading, (0, 1), ha="right", va="baseline", **place)
     return figure
 
 
@@ -113,28 +120,19 @@ def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     style = {"fontsize": 7, "fontweight": "bold", "ha": "center", "va": "center", "zorder": 3}
     for number in np.unique(labels):
         members, colour = points[labels == number], CLASS_COLOURS[number]
-        if len(members) > 1:
-            values, vectors = np.linalg.eigh(np.cov(members.T))
-            rim = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
-            axes.plot(*rim.T, color=colour, path_effects=HALO)
-            distances = np.stack([np.linalg.norm(rim - place, axis=1) for place in places])  # [places, 73]
-            places.append(rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))])
-            chip = {"boxstyle": "circle,pad=0.12", "facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
-            axes.text(*places[-1], str(number), color=text_colour(colour), bbox=chip, **style)
+        values, vectors = np.linalg.eigh(np.cov(members.T))
+        rim = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
+        axes.plot(*rim.T, color=colour, path_effects=HALO)
+        distances = np.stack([np.linalg.norm(rim - place, axis=1) for place in places])  # [places, 73]
+        places.append(rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))])
+        chip = {"boxstyle": "circle,pad=0.12", "facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
+        axes.text(*places[-1], str(number), color=text_colour(colour), bbox=chip, **style)
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def text_colour(background: str | np.ndarray) -> str:
-    """Return the colour of text, black or white, that is legible on a background."""
-    return "white" if np.dot(mpl.colors.to_rgb(background), (0.299, 0.587, 0.114)) < 0.5 else "black"
-
-
-def draw_cells(axes: Axes, colours: np.ndarray, texts: np.ndarray, fontsize: float) -> None:
-    """Draw a table of coloured cells [rows, 10, 4], one column per class, with the texts [rows, 10] in them."""
-    axes.imshow(colours, aspect="auto")
-    for (row, column), text in np.ndenumerate(texts):
-        colour = text_colour(colours[row, column, :3])
-        axes.text(column, row, text, color=colour, fontsize=fontsize, ha="center", va="center")
-    axes.set_xticks(range(10))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+def text_colour(background: str | Sequence[float]) -> str:
+    """Return black or white, whichever has the greater contrast with a background, as WCAG defines contrast."""
+    colour = np.array(mpl.colors.to_rgb(background))
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    return "black" if luminance / 0.05 > 1.05 / luminance else "white"

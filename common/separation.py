@@ -14,8 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from common.data import Vectors
 
 
-def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
-    """Return the most confused pairs of classes of a confusion matrix, most confused first.
+def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
+    """Return the six most confused pairs of classes of a confusion matrix, most confused first.
 
     `images` counts both directions; `share` is their per cent of the images of both classes.
     """
@@ -25,7 +25,7 @@ def confused_pairs(matrix: np.ndarray, count: int = 6) -> list[dict[str, Any]]:
         images = int(matrix[first, second] + matrix[second, first])
         share = float(100 * images / max(sizes[first] + sizes[second], 1))
         pairs.append({"classes": [first, second], "images": images, "share": share})
-    return sorted(pairs, key=lambda pair: -pair["share"])[:count]
+    return sorted(pairs, key=lambda pair: -pair["share"])[:6]
 
 
 def accuracy_per_class(matrix: np.ndarray) -> list[float | None]:
@@ -68,5 +68,5 @@ def between_classes(data: Vectors) -> tuple[np.ndarray, float]:
     for number in np.unique(data.labels):
         members = vectors[data.labels == number]
         within += len(members) / len(vectors) * members.var(axis=0)
-    tiny = np.finfo(np.float64).tiny
-    return (total - within) / np.maximum(total, tiny), float((total - within).sum() / max(total.sum(), tiny))
+    between = total - within
+    return between / np.where(total > 0, total, 1), float(between.sum() / (total.sum() or 1))

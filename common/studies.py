@@ -251,34 +251,29 @@ def gradient_figure(norms: np.ndarray) -> Figure:
 
 @styled
 def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the final test loss of every run, from the rows of the summary, and the diverged ones in a band above."""
-    figure, (band, axes) = plt.subplots(2, 1, sharex=True, height_ratios=[1.25, 3], figsize=(4.6, 2.3))
+    """Draw the final test loss of every run, from the rows of the summary; those that diverged are above the axes."""
+    figure, axes = plt.subplots(figsize=(5.2, 2.2))
     methods = [row["normalization"] or "without" for row in rows]
     starts = [place for place, method in enumerate(methods) if method not in methods[:place]]
     x = 1.25 * np.arange(len(rows)) + 0.25 * np.searchsorted(starts, np.arange(len(rows)), side="right")
-    highest = 2.0
+    above = {"transform": axes.get_xaxis_transform(), "clip_on": False}
     for place, row in zip(x, rows, strict=True):
         values = np.nan_to_num(np.array(row["test"], float), nan=np.inf)  # a diverged run counts as infinite
         spots = place + 0.3 * np.linspace(-1, 1, len(values) + 2)[1:-1]
         lost, median = np.isinf(values), np.median(values)
-        band.plot(spots[lost], np.full(lost.sum(), -0.4), "x", color=SPLIT_COLOURS["test"])
-        text = f"{row['learned']} of {len(values)}\nlearned" + (f"\n{lost.sum()} diverged" if lost.any() else "")
-        band.text(place, 0.1, text, fontsize=7, ha="center", va="bottom", linespacing=1)
         axes.plot(spots[~lost], values[~lost], "o", color=SPLIT_COLOURS["test"])
+        axes.plot(spots[lost], np.full(lost.sum(), 1.04), "x", color=SPLIT_COLOURS["test"], **above)
+        text = f"{row['learned']} of {len(values)}\nlearned" + (f"\n{lost.sum()} diverged" if lost.any() else "")
+        axes.text(place, 1.08, text, fontsize=7, ha="center", va="bottom", linespacing=1, **above)
         if np.isfinite(median):
             axes.plot([place - 0.25, place + 0.25], [median, median], color="black")
             axes.text(place + 0.29, median, f"{median:.2g}", fontsize=7, va="center", path_effects=HALO)
-        highest = max(highest, 1.5 * values[~lost].max(initial=0))
     axes.axhline(math.log(2), color="black", linestyle="--", linewidth=0.8)
-    axes.annotate("log 2: a coin toss", (x[-1] + 0.85, math.log(2)), ha="right", va="bottom", fontsize=7)
+    axes.annotate("log 2: a coin toss", (x.mean(), math.log(2)), ha="center", va="bottom", fontsize=7)
     labels = {"ylabel": "final test loss (nats)", "xlabel": "learning rate, normalization"}
-    axes.set(yscale="log", ylim=(None, highest), xlim=(x[0] - 0.6, x[-1] + 0.85), **labels)
+    axes.set(yscale="log", ylim=(None, max(2, axes.get_ylim()[1])), xlim=(x[0] - 0.6, x[-1] + 0.85), **labels)
     axes.set_xticks(x, [row["learning_rate"] for row in rows])
     groups = np.split(x, starts[1:])
     axes.set_xticks([group.mean() for group in groups], [f"\n{methods[start]}" for start in starts], minor=True)
-    band.set(ylim=(-1, 4.5), yticks=[], facecolor="0.95")
-    band.spines["bottom"].set_visible(False)
-    for part, height in ((band, 0), (axes, 1)):
-        part.tick_params(axis="x", which="both", length=0)
-        part.plot(0, height, marker=[(-1, -0.5), (1, 0.5)], color="black", transform=part.transAxes, clip_on=False)
+    axes.tick_params(axis="x", which="both", length=0)
     return figure

@@ -16,6 +16,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import matplotlib
 import typst
 
 from common.script import CHECKPOINT, DEVICES, FIGURES, ROOT, Failure, parse, replacing, run, script_parser
@@ -76,7 +77,8 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
     Raises `Failure` when results are missing, not readable or of an older version, and when the source has a mistake.
     """
     signature = {key: text for key, text in (("author", author), ("student-id", student_id)) if text}
-    settings = {"ignore_system_fonts": True, "sys_inputs": signature}
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # of the text in the figures
+    settings = {"ignore_system_fonts": True, "font_paths": [str(fonts)], "sys_inputs": signature}
     with tempfile.TemporaryDirectory() as temporary:  # where source and results lie side by side
         source = collect(folder, Path(temporary))
         try:

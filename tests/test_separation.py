@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn import linear_model, pipeline, preprocessing
+from sklearn import linear_model, metrics, pipeline, preprocessing
 
 from common.data import Vectors
 from common.separation import accuracy_per_class, between_classes, confused_pairs, linear_accuracy, neighbour_separation
@@ -18,7 +18,9 @@ def matrix_of(counts):
 
 def test_confused_pairs_count_both_directions_and_are_ordered_by_share_not_by_images():
     counts = {(0, 0): 90, (0, 1): 4, (1, 0): 2, (1, 1): 100, (2, 4): 1, (4, 4): 3, (6, 6): 996, (6, 1): 4, (8, 8): 10}
-    pairs = confused_pairs(matrix_of({**counts, (9, 8): 2, (9, 9): 8}), count=4)
+    pairs = confused_pairs(matrix_of({**counts, (9, 8): 2, (9, 9): 8}))
+    assert len(pairs) == 6
+    del pairs[4:]  # never confused
     assert [(pair["classes"], pair["images"]) for pair in pairs] == [([2, 4], 1), ([8, 9], 2), ([0, 1], 6), ([1, 6], 4)]
     assert [pair["share"] for pair in pairs] == pytest.approx([25, 10, 600 / 196, 400 / 1102])
 
@@ -28,7 +30,7 @@ def test_accuracy_per_class_is_the_recall_and_none_without_images():
     assert accuracy_per_class(matrix) == [75, 100, 0] + [None] * 7
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 5, 6, 20])
+@pytest.mark.parametrize("dimensions", [1, 5, 6])
 @pytest.mark.parametrize("known", [4, 80])
 def test_up_to_ten_known_neighbours_vote_as_by_all_distances(known, dimensions):
     rng = np.random.default_rng(0)
@@ -37,28 +39,16 @@ def test_up_to_ten_known_neighbours_vote_as_by_all_distances(known, dimensions):
     fit, held_out = Vectors(vectors[:known], labels[:known]), Vectors(vectors[known:], labels[known:])
     order = np.linalg.norm(held_out.vectors[:, None] - fit.vectors, axis=2).argsort(axis=1)[:, :10]
     voted = (fit.labels[order][:, :, None] == np.arange(4)).sum(axis=1).argmax(axis=1)  # the smallest in a tie
-    matrix = matrix_of({})
-    np.add.at(matrix, (held_out.labels, voted), 1)
+    matrix = metrics.confusion_matrix(held_out.labels, voted, labels=range(10))
     separation = neighbour_separation(fit, held_out)
-    assert separation["accuracy"] == pytest.approx(100 * (voted == held_out.labels).mean())
-    assert separation["accuracy_per_class"] == accuracy_per_class(matrix)
-    assert separation["pairs"] == confused_pairs(matrix)
+    assert separation.pop("accuracy") == pytest.approx(100 * (voted == held_out.labels).mean())
+    assert separation == {"accuracy_per_class": accuracy_per_class(matrix), "pairs": confused_pairs(matrix)}
 
 
-def test_the_linear_classifier_scales_by_the_fitted_vectors_alone_and_ignores_what_is_constant():
-    # Of the fitted vectors, the first entry always names the class, the second in three of four cases. On one scale
-    # the first decides; where the far held-out ones stretch it, or where nothing is scaled, the second.
-    side, constant = np.tile([-1, 1], 100), np.full(200, 3)
-    labels = (side > 0).astype(int)
-    fit = np.stack([0.01 * side, np.where(np.arange(200) % 8 < 6, side, -side), constant], axis=1)
-    held_out = np.stack([0.01 * side, -side, constant], axis=1)
-    held_out[:2, 0] *= 10_000
-    assert linear_accuracy(Vectors(fit, labels), Vectors(held_out, labels)) == 100
-
-
-def test_the_linear_classifier_is_the_logistic_regression_of_scikit_learn_on_one_scale():
+def test_the_linear_classifier_is_a_logistic_regression_on_the_scale_of_the_fitted_vectors():
     rng, labels = np.random.default_rng(1), np.arange(900) % 9
     vectors = (rng.normal(size=(9, 30))[labels] + 3 * rng.normal(size=(900, 30))) * np.logspace(-2, 2, 30) + 5
+    vectors[:, 0], vectors[100:] = 1, 2 * vectors[100:] + 3
     fit, held_out = Vectors(vectors[:100], labels[:100]), Vectors(vectors[100:], labels[100:])
     known = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=0.01)).fit(*fit)
     assert linear_accuracy(fit, held_out) == pytest.approx(100 * known.score(*held_out), abs=0.2)  # one vector

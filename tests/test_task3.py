@@ -135,8 +135,7 @@ def test_the_errors_are_those_of_the_checkpoint_and_the_figures_show_them(ran):
     predicted = probabilities.argmax(axis=1)
     matrix = metrics.confusion_matrix(labels, predicted)
     recalls, pairs = 100 * metrics.recall_score(labels, predicted, average=None), confused_pairs(matrix)
-    assert (results["confusion"], results["confused_pairs"]) == (matrix.tolist(), pairs)
-    assert results["accuracy_per_class"] == pytest.approx(list(recalls))
+    assert results["confused_pairs"] == pairs
     assert f"epoch 5:\n{matrix.trace() / 3:.1f} %" in {*map(plt.Text.get_text, training.axes[2].texts)}  # of 300
     cells = {each.get_position(): each.get_text() for each in training.axes[1].texts}  # column, row
     assert all(cells[column, row] == (str(n) if n else "") for (row, column), n in np.ndenumerate(matrix))
