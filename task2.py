@@ -121,6 +121,17 @@ def projection_figure(
     return figure
 
 
+def classifier_accuracies(train: Vectors, test: Vectors, pca: PCA) -> dict[str, list[float]]:
+    """Return how many per cent of the test vectors two classifiers recognize by the first components (2.4)."""
+    accuracies: dict[str, list[float]] = {"neighbours": [], "linear": []}
+    coordinates, test_coordinates = (project(split.vectors, pca, max(KEPT_COMPONENTS)) for split in (train, test))
+    for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):
+        fit, held_out = Vectors(coordinates[:, :count], train.labels), Vectors(test_coordinates[:, :count], test.labels)
+        accuracies["neighbours"].append(neighbour_separation(fit, held_out)["accuracy"])
+        accuracies["linear"].append(linear_accuracy(thin(fit, LINEAR_IMAGES), held_out))
+    return accuracies
+
+
 def main(options: argparse.Namespace) -> None:
     """Answer 2.1 to 2.4 in turn."""
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
@@ -150,19 +161,14 @@ def main(options: argparse.Namespace) -> None:
     plotting.save_figure(figure, options.figures, "task2_projection")
 
     print("classifying the test images by their first components …", flush=True)
-    accuracies: dict[str, list[float]] = {"neighbours": [], "linear": []}
-    coordinates, test_coordinates = (project(split.vectors, pca, max(KEPT_COMPONENTS)) for split in (train, test))
-    for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):
-        fit, held_out = Vectors(coordinates[:, :count], train.labels), Vectors(test_coordinates[:, :count], test.labels)
-        some = thin(fit, LINEAR_IMAGES)
-        accuracies["neighbours"].append(neighbour_separation(fit, held_out)["accuracy"])
-        accuracies["linear"].append(linear_accuracy(some, held_out))
+    accuracies = classifier_accuracies(train, test, pca)
     print("components    " + "".join(f"{count:7}" for count in KEPT_COMPONENTS))
     for name, values in accuracies.items():
         print(f"{name:10} (%)" + "".join(f"{value:7.2f}" for value in values))
     figure = spectrum_figure(shares, easy, KEPT_COMPONENTS, accuracies)
     plotting.save_figure(figure, options.figures, "task2_spectrum")
 
+    learned_from = len(thin(train, LINEAR_IMAGES).labels)
     results = {
         "data": {"train": digest(train_images), "test": digest(test_images)},
         "statistics": statistics,
@@ -178,7 +184,7 @@ def main(options: argparse.Namespace) -> None:
         "shown_points": len(shown),
         "class_means": {str(k): points[train.labels == k].mean(axis=0).tolist() for k in classes},
         "plane": plane,
-        "classifiers": {"components": KEPT_COMPONENTS, "linear_images": len(some.labels), **accuracies},
+        "classifiers": {"components": KEPT_COMPONENTS, "linear_images": learned_from, **accuracies},
     }
     script.save_results(options, "task2", results)
     print(f"written to {options.figures}: task2_*.png, task2_*.svg, task2.json")

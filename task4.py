@@ -104,6 +104,22 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
     }
 
 
+def compare_with_untrained(
+    model: MultilayerPerceptron, seed: int, train_data: Vectors, test_data: Vectors
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Measure the separation in the pixels and layers, and in those of the network as it was before training (4.3)."""
+    torch.manual_seed(seed)
+    control, some = MultilayerPerceptron().to(next(model.parameters()).device), thin(train_data, FIT_IMAGES)
+    spaces = [
+        [data.vectors, *extract_features(model, data.vectors), *extract_features(control, data.vectors)]
+        for data in (some, test_data)
+    ]
+    measures = []
+    for fit, held_out in tqdm(list(zip(*spaces, strict=True)), "separation", leave=False, disable=None):
+        measures.append(measure_separation(Vectors(fit, some.labels), Vectors(held_out, test_data.labels)))
+    return measures[: len(SPACES)], measures[len(SPACES) :]
+
+
 @torch.no_grad()
 def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, data: Vectors) -> list[float]:
     """Return the accuracy in per cent when the network goes on from the first k components of a space alone (4.3).
@@ -271,20 +287,11 @@ def main(options: argparse.Namespace) -> None:
         planes.append(plane)
         orders.append(order)
 
-    torch.manual_seed(settings.get("seed", 0))  # 4.3
-    control = MultilayerPerceptron().to(next(model.parameters()).device)  # the network as it was before its training
-    some = thin(train_data, FIT_IMAGES)
-    print("measuring how well the classes separate, layer by layer …", flush=True)
-    fits = [some.vectors, *extract_features(model, some.vectors), *extract_features(control, some.vectors)]
-    pairs = list(zip(fits, [*spaces, *extract_features(control, test_data.vectors)], strict=True))
-    separations = [
-        measure_separation(Vectors(fit, some.labels), Vectors(tested, labels))
-        for fit, tested in tqdm(pairs, "separation", leave=False, disable=None)
-    ]
-    measures, untrained = separations[: len(spaces)], separations[len(spaces) :]
+    print("measuring how well the classes separate, layer by layer …", flush=True)  # 4.3
+    measures, untrained = compare_with_untrained(model, settings.get("seed", 0), train_data, test_data)
     finished = [finished_accuracies(model, k, pca, Vectors(spaces[k], labels)) for k, pca in enumerate(pcas)]
     print(LEGEND)
-    for name, measure in zip([*SPACES, *(f"untrained {k}" for k in range(1, 5))], separations, strict=True):
+    for name, measure in zip([*SPACES, *(f"untrained {k}" for k in range(1, 5))], [*measures, *untrained], strict=True):
         print(ROW.format(name, **measure))
 
     print("drawing the figures and the page …", flush=True)
@@ -306,7 +313,7 @@ def main(options: argparse.Namespace) -> None:
         "data": {"test": digest(test_images)},
         "network": settings,
         "images": len(labels),
-        "fit_images": len(some.labels),
+        "fit_images": len(thin(train_data, FIT_IMAGES).labels),
         "shown_points": len(shown),
         "shapes": [list(array.shape) for array in features],
         "names": SPACES,
