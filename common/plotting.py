@@ -29,10 +29,14 @@ styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))  # a deco
 
 @styled
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write NAME.png, for people and pages, and NAME.svg, for the answers; neither is ever incomplete."""
-    for suffix, dpi, metadata in (("png", 200, {}), ("svg", 300, {"Date": None})):
+    """Write NAME.png, for people, and NAME.svg, for the answers; neither is ever incomplete."""
+    margin = figure.bbox_inches.padded(0.1)  # for dark pages
+    for suffix, settings in (
+        ("png", {"dpi": 200, "bbox_inches": margin}),
+        ("svg", {"dpi": 300, "metadata": {"Date": None}}),
+    ):
         with replacing(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
+            figure.savefig(temporary, format=suffix, **settings)
         figure.set_layout_engine("none")  # the layout is found: to find it again takes as long as to draw
     if "inline" in plt.get_backend():  # in a notebook
         plt.show()
