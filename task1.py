@@ -5,7 +5,6 @@ Answers 1.1 to 1.4 of the sheet, and task 5 by an experiment; writes figures/tas
 
 import argparse
 import math
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -318,11 +317,6 @@ def train_studies(seed: int) -> dict[str, list[list[dict[str, Any]]]]:
         runs = iter(list(tqdm(runs, "task 1: studies", len(jobs), leave=False, disable=None)))
     except BrokenProcessPool as error:
         raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
-    except KeyboardInterrupt:
-        for thread in threading.enumerate():  # joblib leaves one that still cleans up, and complains if it is cut off
-            if thread.name == "QueueFeederThread":
-                thread.join(1)
-        raise
     return {name: [list(islice(runs, each.seeds)) for each in study] for name, study in studies.STUDIES.items()}
 
 

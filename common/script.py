@@ -1,11 +1,9 @@
 """What every script does around its work: flags, device, complete files, errors in one line, argument checks."""
 
 import argparse
-import glob
 import json
 import math
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -25,7 +23,6 @@ CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
 FEATURES = "features.npz"  # task 4 writes it beside the checkpoint
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
-STALE_SECONDS = 3600  # no file takes that long to write: a temporary file of this age is a killed run's
 
 
 class Failure(ValueError):
@@ -44,11 +41,10 @@ def saved_by_forward(saved: Any) -> Any:
 
 def check_shape(array: np.ndarray, *expected: int | str) -> None:
     """Raise ValueError unless the array has this shape; a letter stands for any length but zero."""
-    fits = len(array.shape) == len(expected) and 0 not in array.shape
-    if not fits or any(
-        isinstance(want, int) and want != have for have, want in zip(array.shape, expected, strict=True)
-    ):
-        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {list(array.shape)}")
+    shape = list(array.shape)
+    wanted = [have if isinstance(want, str) else want for have, want in zip(shape, expected, strict=False)]
+    if len(shape) != len(expected) or shape != wanted or 0 in shape:
+        raise ValueError(f"expected an array of shape [{', '.join(map(str, expected))}], got {shape}")
 
 
 def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
@@ -62,15 +58,12 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
 # The command line
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description and shows every default."""
-
-
 def script_parser(
     description: str, data: bool = False, model: bool = False, show: bool = True
 ) -> argparse.ArgumentParser:
     """Return a parser with the flags that scripts share, those of MNIST with `data`, of the network with `model`."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    with_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=with_defaults)
     parser.add_argument("--seed", type=seed_number, default=0, help="seed of every random draw")
     parser.add_argument("--figures", type=Path, default=FIGURES, metavar="DIR", help="folder for figures and results")
     parser.set_defaults(show=False)
@@ -131,11 +124,11 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
     """Run a script's main; turn an error that the user can fix into one line on stderr and exit status 1."""
-    status = 1
+    start, status = time.monotonic(), 1
     try:
         make_writable(options.figures)
         main(options)
-        print(end="", flush=True)
+        print(f"done in {time.monotonic() - start:.0f} s", flush=True)
         if options.show:
             if plt.get_backend().lower() == "agg":
                 print("no display: the figures are in their folder only", file=sys.stderr)
@@ -144,6 +137,9 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
     except Failure as failure:
         message = str(failure)
     except KeyboardInterrupt:
+        for thread in threading.enumerate():
+            if thread.name == "QueueFeederThread":  # joblib's tidies up, and complains if it is cut off
+                thread.join(1)
         message, status = "interrupted", 130
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
         advice = "free space, close it in other programs or choose another path"
@@ -153,7 +149,7 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
         except OSError:  # discard what stdout cannot take: Python would try again at its exit and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError when it runs out of memory
-        if isinstance(error, RuntimeError) and not re.search("(out of|not enough|allocate) memory", str(error)):
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         message = "not enough memory; choose a smaller network or batch"
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
@@ -161,10 +157,7 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
 
 
 def worker_count() -> int:
-    """Return how many processes joblib may start: as many as there are cores (-1), or one where it fails to start any.
-
-    It needs a temporary folder whose name is ASCII.
-    """
+    """Return how many processes joblib may start: one a core (-1), or one where its temporary folder is not ASCII."""
     return -1 if (os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir()).isascii() else 1
 
 
@@ -184,16 +177,13 @@ def choose_device(name: str = "auto") -> Any:
     """Return the torch device of that name or raise `Failure`; `auto` is CUDA where that works, else the CPU."""
     import torch
 
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    chosen = name if name != "auto" else "cuda" if available["cuda"] else "cpu"
-    if not available[chosen]:
-        raise Failure(f"--device {name}: this machine or this PyTorch has none; use --device auto")
+    chosen = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.ones(1, device=chosen).add(1).item()  # a card that is too old for this PyTorch fails here
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        torch.ones(1, device=chosen).add(1).item()  # a card that is too old for this PyTorch fails here as well
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA raises the latter
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # its first sentence
         if name != "auto":
-            raise Failure(f"--device {name} does not work ({reason}); use --device cpu") from error
+            raise Failure(f"--device {name} does not work ({reason}); use --device auto") from error
         print(f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr)
         chosen = "cpu"
     return torch.device(chosen)
@@ -217,7 +207,7 @@ def make_writable(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it replaces `path` once it is complete.
 
-    Two runs may write the same file at once. Leftovers of killed runs are removed. OSErrors name `path`.
+    Two runs may write the same file at once. OSErrors name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     target = Path(os.path.realpath(path))  # a link stays one
@@ -234,10 +224,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        for other in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-            with suppress(FileNotFoundError):  # another run may clean up as well
-                if time.time() - other.stat().st_mtime > STALE_SECONDS:
-                    other.unlink()
 
 
 def save_results(options: argparse.Namespace, name: str, results: dict[str, Any]) -> None:

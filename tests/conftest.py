@@ -30,8 +30,9 @@ def run_script(script, *flags, cwd=None, **environment):
 
 
 @pytest.fixture
-def run_here(monkeypatch, same_threads):
+def run_here(monkeypatch):
     """Run a script of the project in this process, where its imports are done already; return its exit status."""
+    threads = torch.get_num_threads()  # which training from the command line sets
 
     def execute(script, *flags):
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
@@ -42,16 +43,9 @@ def run_here(monkeypatch, same_threads):
             return ending.code
         finally:
             plt.close("all")
+            torch.set_num_threads(threads)
 
     return execute
-
-
-@pytest.fixture
-def same_threads():
-    """Give back the number of threads, which training from the command line sets."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +55,9 @@ def checkout(tmp_path_factory):
     shutil.copytree(ROOT / "common", root / "common", ignore=shutil.ignore_patterns("__pycache__"))
     for script in ROOT.glob("task?.py"):
         shutil.copy(script, root)
-    small = "study[:] = [each._replace(points=100, epochs=3, seeds=2) for each in study]"
+    small = "[each._replace(points=100, test_points=60, epochs=3, seeds=2) for each in study]"
     with (root / "common" / "studies.py").open("a", encoding="utf-8") as file:
-        file.write("\nSEEDS, VALIDATION_POINTS, TEST_POINTS = 2, 50, 60\n")
-        file.write(f"for study in STUDIES.values():\n    {small}\n")
+        file.write(f"\nSEEDS, VALIDATION_POINTS = 2, 50\nfor study in STUDIES.values():\n    study[:] = {small}\n")
     return root
 
 

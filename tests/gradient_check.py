@@ -64,7 +64,7 @@ def forward(layer, *arguments):
     return layer.forward(*arguments, **remember)
 
 
-def check_layer(layer, twin, x, parameters=(), convert=np.array):
+def check_layer(layer, twin, x, parameters, convert):
     """Return the errors of ∂L/∂x and of the gradients of parameters; `twin` is the same function in torch.
 
     L weights the outputs at random. A parameter is a layer and a name; it is written before forward, and again before
@@ -142,16 +142,9 @@ def match_loss(criterion, p, y, convert):
     return min(matches, key=lambda match: match[0])[1:]
 
 
-def instance(solution, name, *sizes):
-    """Return an instance of a solution's class, which may take a generator `rng` as well."""
-    found = solution.find(name)
-    rng = {"rng": np.random.default_rng(0)} if "rng" in inspect.signature(found).parameters else {}
-    return found(*sizes, **rng)
-
-
 def subject(solution, name, n, dtype, convert):
     """Return a layer of a solution, or the chain of all, with its twin, an input [n, in] and its parameters."""
-    rng, make = np.random.default_rng(n), partial(instance, solution)
+    rng, make = np.random.default_rng(n), lambda name, *sizes: solution.find(name)(*sizes)
     x, y = rng.normal(size=(n, INPUTS)).astype(dtype), rng.integers(0, INPUTS, n)
     if name in ("ReLU", "Softmax"):
         return make(name), {"ReLU": torch.relu, "Softmax": nn.Softmax(dim=1)}[name], x, []
@@ -231,7 +224,7 @@ def check(path):
         torch.set_default_dtype(torch.float64)
         solution = Solution(path)
         try:
-            is_torch = isinstance(instance(solution, "Linear", INPUTS, OUTPUTS).weight, torch.Tensor)
+            is_torch = isinstance(solution.find("Linear")(INPUTS, OUTPUTS).weight, torch.Tensor)
         except (Exception, SystemExit):
             is_torch = any(value is torch for value in vars(solution.module).values())
         found = {name: errors_of(solution, name, torch.tensor if is_torch else np.array) for name in (*NAMES, CHAIN)}

@@ -19,7 +19,6 @@ import warnings
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-import numpy as np
 import torch
 
 NAMES = ("Linear", "ReLU", "Softmax", "CrossEntropyLoss")
@@ -39,7 +38,7 @@ def surroundings(path):
     """Let a file import the modules beside it, even if others of that name are loaded; print nothing, undo settings."""
     folder, output = path.resolve().parent, io.StringIO()
     search_path, arguments = sys.path.copy(), sys.argv
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    dtype = torch.get_default_dtype()
 
     def take_modules_beside():
         specs = {name: PathFinder.find_spec(name) for name in {name.partition(".")[0] for name in sys.modules}}
@@ -49,9 +48,8 @@ def surroundings(path):
 
     sys.path[:] = [str(folder), *(place for place in sys.path if place not in ("", str(TESTS), str(TESTS.parent)))]
     sys.argv = [str(path)]
-    torch.set_num_threads(1)  # tiny arrays
     ours = take_modules_beside()
-    with warnings.catch_warnings(), np.errstate(all="ignore"), torch.enable_grad():
+    with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
             with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -61,7 +59,6 @@ def surroundings(path):
             sys.modules.update(ours)
             sys.path[:], sys.argv = search_path, arguments
             torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
 
 
 class Solution:

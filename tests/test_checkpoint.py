@@ -1,4 +1,4 @@
-"""The checkpoint: what it restores, what is refused and what a stopped run leaves; the device of the network."""
+"""The checkpoint: what it restores, what is refused and what a stopped run leaves."""
 
 import argparse
 import zipfile
@@ -11,7 +11,7 @@ from PIL import Image
 
 import task3
 from common.data import Vectors
-from common.script import FEATURES, Failure, choose_device
+from common.script import Failure
 
 CPU, CUDA = b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"  # the place of a tensor, pickled
 SETTINGS = {"epochs": 3, "learning_rate": 0.1, "layers": [784, 10], "data": "abc"}
@@ -65,7 +65,6 @@ DAMAGED = {
     "no settings": {"weights": WEIGHTS},
     "NaN among the settings": {"settings": {"learning_rate": np.nan}, "weights": WEIGHTS},
     "a tensor among the settings": {"settings": {"epochs": torch.ones(1)}, "weights": WEIGHTS},
-    "the format before PyTorch 1.6": {"settings": {}, "weights": WEIGHTS},
     "a flipped bit": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
     "a file cut short": lambda content: content[:-1],
     "an empty file": lambda content: b"",
@@ -77,15 +76,9 @@ def test_what_is_no_checkpoint_of_the_network_is_refused_in_one_line(kind, tmp_p
     if callable(DAMAGED[kind]):
         stored[1].write_bytes(DAMAGED[kind](stored[1].read_bytes()))
     else:
-        torch.save(DAMAGED[kind], stored[1], _use_new_zipfile_serialization="format" not in kind)
+        torch.save(DAMAGED[kind], stored[1])
     with pytest.raises(Failure, match=r"mlp\.pt is damaged or not a checkpoint .*python task3\.py$"):
         task3.read_checkpoint(stored[1])
-
-
-def test_a_network_never_replaces_the_features(run_here, tmp_path):
-    (tmp_path / FEATURES).write_bytes(b"features")
-    assert run_here("task3.py", "--checkpoint", tmp_path / FEATURES) == 2
-    assert (tmp_path / FEATURES).read_bytes() == b"features"
 
 
 STOPS = {"Ctrl-C in epoch 2": (1, 1e-4, 0, 1), "a step too far": (2, 1e30, 0, 3), "a test image": (2, 1e-4, np.inf, 3)}
@@ -100,10 +93,3 @@ def test_a_stopped_run_leaves_the_last_complete_network(orders, rate, value, lef
     with pytest.raises((Failure, StopIteration)):
         task3.train_and_save(data, Vectors(data.vectors + value, data.labels), options, settings, "abc")
     assert task3.read_checkpoint(stored[1])[1]["epochs"] == left
-
-
-def test_the_device_is_the_named_one_or_cuda_where_available(monkeypatch):
-    monkeypatch.setattr(torch, "ones", lambda count, device: torch.zeros(count))  # every device works
-    for available, expected in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert [choose_device(name).type for name in ("auto", "cpu", expected)] == [expected, "cpu", expected]

@@ -26,11 +26,10 @@ def new_network(device="cuda"):
     return MultilayerPerceptron().to(device)
 
 
-def trained(device, count, batch_size, **settings):
+def trained(device, count, batch_size, learning_rate=1e-3):
     """The parameters after two epochs, on the CPU, and the history."""
     model = new_network(device)
-    settings = {"epochs": 2, "batch_size": batch_size, "learning_rate": 1e-3, **settings}
-    history = train(model, digits(count), digits(40, 1), **settings)
+    history = train(model, digits(count), digits(40, 1), 2, batch_size, learning_rate)
     assert min(history.pop("seconds")) > 0
     return [parameter.detach().cpu() for parameter in model.parameters()], history
 
@@ -40,23 +39,22 @@ SIZES = pytest.mark.parametrize(("count", "batch_size"), [(230, 16), (40, 16), (
 
 
 @SIZES
-def test_the_gpu_gives_what_the_cpu_gives_within_single_precision(count, batch_size):
-    (ours, history), (theirs, expected) = (trained(device, count, batch_size) for device in ("cuda", "cpu"))
-    for one, other in zip(ours, theirs, strict=True):
+def test_the_gpu_gives_what_the_cpu_gives_within_single_precision_and_a_second_time_the_same_bits(count, batch_size):
+    before = torch.backends.cuda.preferred_blas_library()
+    (ours, history), again, (theirs, expected) = (trained(each, count, batch_size) for each in ("cuda", "cuda", "cpu"))
+    assert torch.backends.cuda.preferred_blas_library() == before
+    assert history == again[1]
+    for one, same, other in zip(ours, again[0], theirs, strict=True):
+        assert torch.equal(one, same)
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
-    assert history["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-3)
-    assert history["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+    for loss in ("test_loss", "train_loss"):
+        assert history[loss] == pytest.approx(expected[loss], rel=1e-3)
 
 
-@SIZES
-def test_a_second_training_gives_the_same_bits(count, batch_size):
-    (ours, history), (again, same) = (trained("cuda", count, batch_size) for _ in range(2))
-    assert all(torch.equal(one, other) for one, other in zip(ours, again, strict=True))
-    assert history == same
-
-
-def losses_and_weights(wrap, count, batch_size, look=lambda loss: None):
-    """Take 20 steps of Adam, each wrapped; return their losses and the parameters."""
+def weights_and_losses(wrap, count, batch_size, look=lambda loss: None):
+    """Take 20 steps of Adam, each wrapped; return the parameters and the losses."""
+    usual = torch.backends.cuda.preferred_blas_library()
+    torch.backends.cuda.preferred_blas_library("cublaslt")  # which `recorded` takes
     model = new_network()
     vectors, labels = task3.tensors(digits(count), torch.device("cuda"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
@@ -74,43 +72,23 @@ def losses_and_weights(wrap, count, batch_size, look=lambda loss: None):
     while len(losses) < 20:
         order = torch.randperm(count, generator=generator).cuda()
         losses += [take_step(batch) for batch in order.split(batch_size)]
-    return torch.stack(losses), [parameter.detach() for parameter in model.parameters()]
-
-
-@pytest.fixture
-def cublaslt():
-    """The library for products that `recorded` uses, for the plain steps too."""
-    usual = torch.backends.cuda.preferred_blas_library()
-    torch.backends.cuda.preferred_blas_library("cublaslt")
-    yield
     torch.backends.cuda.preferred_blas_library(usual)
+    return [*(parameter.detach() for parameter in model.parameters()), torch.stack(losses)]
 
 
-@pytest.mark.usefixtures("cublaslt")
 @SIZES
 def test_recorded_steps_give_the_bits_of_plain_steps(count, batch_size, capsys):
-    (ours, weights), (plain, expected) = (
-        losses_and_weights(wrap, count, batch_size) for wrap in (recorded, lambda step: step)
-    )
-    assert torch.equal(ours, plain)
-    assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
+    ours, plain = (weights_and_losses(wrap, count, batch_size) for wrap in (recorded, lambda step: step))
+    assert all(torch.equal(one, other) for one, other in zip(ours, plain, strict=True))
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.usefixtures("cublaslt")
 def test_a_step_that_cannot_be_recorded_is_taken_as_it_is_and_one_line_says_so(capsys):
-    ours, weights = losses_and_weights(recorded, 230, 16, look=lambda loss: loss.item())  # waits for the GPU
+    ours = weights_and_losses(recorded, 230, 16, look=lambda loss: loss.item())  # waits for the GPU
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("CUDA cannot record a training step (")
-    plain, expected = losses_and_weights(lambda step: step, 230, 16)
-    assert torch.equal(ours, plain)
-    assert all(torch.equal(one, other) for one, other in zip(weights, expected, strict=True))
-
-
-def test_training_leaves_the_library_for_products_as_it_was():
-    before = torch.backends.cuda.preferred_blas_library()
-    trained("cuda", 100, 16)
-    assert torch.backends.cuda.preferred_blas_library() == before
+    plain = weights_and_losses(lambda step: step, 230, 16)
+    assert all(torch.equal(one, other) for one, other in zip(ours, plain, strict=True))
 
 
 def test_divergence_is_named_with_its_step():

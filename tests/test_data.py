@@ -82,14 +82,12 @@ def test_the_named_folder_is_read_before_that_of_the_environment(tmp_path, monke
 LABELS_GZ, PACKED = f"{LABEL_FILE}.gz", gzip.compress(GOOD[LABEL_FILE])
 UNUSABLE = {
     "no file": ({LABEL_FILE: None}, f"no file {LABEL_FILE} or"),
-    "half a header": ({LABEL_FILE: GOOD[LABEL_FILE][:7]}, "7 bytes where its header promises"),
+    "an empty file": ({LABEL_FILE: b""}, "magic number 0x0 instead of 0x801"),
     "a byte less": ({IMAGE_FILE: GOOD[IMAGE_FILE][:-1]}, "2367 bytes where its header promises 2368"),
-    "a byte more": ({LABEL_FILE: GOOD[LABEL_FILE] + bytes(1)}, "12 bytes where its header promises 11"),
     "labels as images": ({IMAGE_FILE: GOOD[LABEL_FILE] + bytes(9)}, "magic number 0x801 instead of 0x803"),
     "an image less": ({IMAGE_FILE: idx_bytes(IMAGES[1:])}, "2 images but 3 labels"),
     "label 10": ({LABEL_FILE: idx_bytes(LABELS + 1)}, "label 10"),
     "28×27": ({IMAGE_FILE: idx_bytes(IMAGES[:, :, 1:])}, "28×27 instead of 28×28"),
-    "no images": ({IMAGE_FILE: idx_bytes(IMAGES[:0]), LABEL_FILE: idx_bytes(LABELS[:0])}, "is empty"),
     "a cut archive": ({LABEL_FILE: None, LABELS_GZ: PACKED[:-9]}, "not a complete gzip archive"),
     "a changed archive": ({LABEL_FILE: None, LABELS_GZ: PACKED[:10] + b"change"}, "not a complete gzip archive"),
     "no archive": ({LABEL_FILE: None, LABELS_GZ: b"text"}, "not a complete gzip archive"),
@@ -114,12 +112,9 @@ def test_vectors_are_the_rows_of_an_image_mapped_linearly_to_minus_one_and_one()
             convert_mnist_to_vectors(Images(images, LABELS))
 
 
-def test_a_digest_is_that_of_the_values_alone():
-    changed, relabelled = IMAGES.copy(), LABELS.copy()
-    changed[2, 27, 27], relabelled[2] = ~changed[2, 27, 27], 5
-    others = [(changed, LABELS), (IMAGES, relabelled), (IMAGES[:2], LABELS[:2]), (IMAGES[::-1], LABELS[::-1])]
+def test_a_digest_changes_with_an_image_a_label_and_the_order():
+    others = [(~IMAGES, LABELS), (IMAGES, LABELS[::-1]), (IMAGES[:2], LABELS[:2]), (IMAGES[::-1], LABELS)]
     assert len({digest(Images(*data)) for data in [(IMAGES, LABELS), *others]}) == 5
-    assert digest(Images(np.asfortranarray(IMAGES), LABELS.copy())) == digest(Images(IMAGES, LABELS))
 
 
 def test_statistics_need_two_classes_and_of_each_ten_images_and_one_per_cent():

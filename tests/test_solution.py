@@ -54,7 +54,6 @@ RIGHT = {  # pairs of a part of SOLUTION and what takes its place
     "a loss [1, 1]": ("sum() / len(y)", "sum().reshape(1, 1) / len(y)"),
     "logits": ("= p, t", "= p.softmax(1), t", "p.log()", "p.log_softmax(1)", "-self.y / self.p", "(self.p - self.y)"),
     "an ε in the loss": ("p.log()", "(p + 1e-7).log()"),
-    "an ε in the softmax": ("/ torch.exp(x).sum(1, keepdim=True)", "/ (torch.exp(x).sum(1, keepdim=True) + 1e-9)"),
     "float32 inside": ("self.x = x\n", "self.x = x = x.float().double()\n"),
     "float32 only": ("weight +", "weight.float() +", "self.x = x\n", "self.x = x; x.view(torch.int32)\n"),
     "a step after ∂L/∂x": (BACK, f"result = gradient @ self.weight.T; {STEP}; return result"),

@@ -5,20 +5,17 @@ from torch import nn
 
 from common.gradients import parameter_names
 
+MODULES = {
+    "Linear": lambda layer: nn.Linear(*layer.weight.shape[::-1]),
+    "BatchNorm": lambda layer: nn.BatchNorm1d(len(layer.scale)),
+    "LayerNorm": lambda layer: nn.LayerNorm(len(layer.scale)),
+    "ReLU": lambda layer: nn.ReLU(),
+}
+
 
 def torch_twin(mlp):
     """Return the same network in torch, logits out, with copies of the same parameters in the same order."""
-    modules = []
-    for layer in mlp.layers[:-1]:
-        match type(layer).__name__:
-            case "Linear":
-                modules.append(nn.Linear(*layer.weight.shape[::-1]))
-            case "BatchNorm":
-                modules.append(nn.BatchNorm1d(len(layer.scale)))
-            case "LayerNorm":
-                modules.append(nn.LayerNorm(len(layer.scale)))
-            case "ReLU":
-                modules.append(nn.ReLU())
+    modules = [MODULES[type(layer).__name__](layer) for layer in mlp.layers[:-1]]
     twin = nn.Sequential(*modules).double()
     arrays = [getattr(layer, name) for layer in mlp.layers for name in parameter_names(layer)]
     for tensor, array in zip(twin.parameters(), arrays, strict=True):
