@@ -191,7 +191,7 @@ def test_the_figure_rings_the_points_on_the_wrong_side_of_the_boundary():
     figure = task1.training_figure(history, predict, x, y)
     plt.close(figure)
     assert figure.axes[1].get_title() == "2 of 5 test points wrong (ringed)"
-    tint, boundary, dots, rings = figure.axes[1].collections
+    (tint,), (boundary, dots, rings) = figure.axes[1].images, figure.axes[1].collections
     assert rings.get_offsets().tolist() == x[3:].tolist()
     assert np.allclose(dots.get_facecolors(), to_rgba_array(MOON_COLOURS)[y])
     assert np.array_equal(tint.get_array()[:, [0, 140, 160, 299]], [[0, 0, 1, 1]] * 300)  # rows go up along x₂

@@ -1,4 +1,4 @@
-"""How fast the solution is beside the usual ways, on a machine on which nothing else runs.
+"""How fast the solution is, compared with the usual ways, on a machine on which nothing else runs.
 
 python tests/long/benchmark.py step epoch cuda pca page: measures what is named; all of it takes five minutes.
 What is compared is measured in turns; medians count. `page` needs task 4's page in figures/, Selenium and Chromium.
