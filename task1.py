@@ -1,6 +1,6 @@
 """Task 1 · A multilayer perceptron and its backpropagation by hand, in NumPy, on the two moons.
 
-Answers 1.1 to 1.4 of the sheet, and task 5 by an experiment; writes figures/task1_*, task1.json and task1_studies.json.
+Answers 1.1 to 1.4 of the sheet, with a study for task 5; writes figures/task1_*, task1.json and task1_studies.json.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from common.normalization import normalization_layers
 from common.plotting import HALO, PAGE_WIDTH, Figure, draw_history, draw_moons, plt, save_figure, styled
 from common.script import Failure, check_labels, check_shape, saved_by_forward
 
-HIDDEN_CHANNELS = (30, 30)  # change it here or by --hidden-channels (1.4); () is a linear classifier
+HIDDEN_CHANNELS = (30, 30)  # change it here or with --hidden-channels (1.4); () is a linear classifier
 EPOCHS = 10
 BATCH_SIZE = 32
 LEARNING_RATE = 0.05
@@ -34,7 +34,7 @@ class Linear:
     """Affine layer f(x) = x Wᵀ + b (sheet, task 1).
 
     With δ = ∂L/∂f [N, out] from above, the chain rule gives ∂L/∂W = δᵀ x, ∂L/∂b = Σₙ δₙ and ∂L/∂x = δ W.
-    Biases start from zero, weights from N(0, std²), where std² = 2 / in if not given (He, arXiv 1502.01852).
+    Biases start at zero, weights from N(0, std²), with std² = 2 / in by default (He et al., arXiv 1502.01852).
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ReLU:
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """Turn ∂L/∂g [N, C] into ∂L/∂f [N, C]."""
         positive = saved_by_forward(self.positive)
-        check_shape(gradient, *positive.shape)  # NumPy would repeat a single row
+        check_shape(gradient, *positive.shape)  # NumPy would broadcast a single row
         return np.where(positive, gradient, 0)
 
     def update(self, learning_rate: float) -> None:
@@ -130,7 +130,7 @@ class CrossEntropyLoss:
         self.last_input: tuple[np.ndarray, np.ndarray] | None = None
 
     def forward(self, p: np.ndarray, y: np.ndarray) -> float:
-        """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
+        """Return the mean loss of probabilities p [N, C] for integer classes y [N]; raise ValueError for others."""
         check_labels(y, *p.shape)  # NumPy would take one-hot rows and -1 as indices as well
         p = np.maximum(p, np.finfo(p.dtype).tiny)  # where p has underflowed to 0, loss and gradient stay finite
         self.last_input = p, y
@@ -147,7 +147,7 @@ class MLP:
 
     `hidden_channels=()` is a linear classifier; `normalization` "batch" or "layer" goes before each ReLU (task 5).
 
-    Training goes past `Softmax` and `CrossEntropyLoss`: loss and gradient come from the logits z at once, by
+    Training bypasses `Softmax` and `CrossEntropyLoss`: loss and gradient come directly from the logits z, by
     log p[n, y] = z_y - log Σₖ exp zₖ and ∂L/∂z = (p - y) / N with y one-hot, to which the chain through both reduces.
     """
 
@@ -170,9 +170,9 @@ class MLP:
         self.last_loss: tuple[np.ndarray, np.ndarray] | None = None
 
     def logits(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, in] to the input of the softmax [N, out]."""
+        """Map x [N, in] to the logits [N, out], the input of the softmax."""
         if remember:
-            self.last_loss = None  # the layers forget the batch of an earlier loss
+            self.last_loss = None  # the layers overwrite what an earlier loss has saved
         for layer in self.layers[:-1]:
             x = layer.forward(x, remember)
         return x
@@ -182,7 +182,7 @@ class MLP:
         return self.layers[-1].forward(self.logits(x, remember), remember)
 
     def loss(self, x: np.ndarray, y: np.ndarray, remember: bool = False) -> float:
-        """Return the averaged cross-entropy; to `remember` means training, and that `backward` may follow."""
+        """Return the averaged cross-entropy of x [N, in], classes y [N]; `remember` (training) allows `backward`."""
         check_shape(x, "N", self.layers[0].weight.shape[1])
         log_p = log_softmax(self.logits(x, remember))
         check_labels(y, *log_p.shape)
@@ -191,7 +191,7 @@ class MLP:
         return float(-log_p[np.arange(len(y)), y].mean())
 
     def backward(self) -> np.ndarray:
-        """Set the gradients of the last `loss` in every layer; return ∂L/∂x [N, in]."""
+        """Set the gradients of the last `loss(x, y, remember=True)` in every layer; return ∂L/∂x [N, in]."""
         p, y = saved_by_forward(self.last_loss)
         gradient = (p - np.eye(p.shape[1])[y]) / len(y)  # ∂L/∂z [N, out]
         for layer in reversed(self.layers[:-1]):
@@ -223,8 +223,8 @@ def train(
 ) -> History:
     """Train by stochastic gradient descent (1.2); return `train_loss` and `test_loss` of the full splits per epoch.
 
-    The points are shuffled anew in every epoch; `report` is called after each. `weight_decay` λ takes ηλW from the
-    weights in every step of rate η. Raises `Failure` if training diverges.
+    The points are shuffled anew in every epoch; `report` is called after each. `weight_decay` λ subtracts ηλW from the
+    weights W in every step, with η the learning rate. Raises `Failure` if training diverges.
     """
     x_train, y_train, x_test, y_test = data
     rng = np.random.default_rng(seed)
@@ -247,14 +247,14 @@ def train(
 
 
 def check_finite(loss: float, epoch: int, step: int) -> None:
-    """Raise `Failure` when training has diverged."""
+    """Raise `Failure` when training has diverged: the loss is infinite or NaN."""
     if not math.isfinite(loss):
         raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
 
 
 @styled
 def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
-    """Draw the losses over the epochs, and test points x [N, 2] over what `predict` answers, the wrong ringed (1.3)."""
+    """Draw the losses over the epochs, and test points x [N, 2] on a map of `predict`, the wrong ones ringed (1.3)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25])
     draw_history(left, history, "loss", 4)
     left.set(ylabel="loss (nats)", yscale="log", ymargin=0.12)
@@ -270,11 +270,11 @@ def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.
 
 
 def train_variant(variant: studies.Variant, seed: int) -> dict[str, Any]:
-    """Train one network of a study (1.4, 5); return its losses [2, epochs], the network, and what it comes to.
+    """Train one network of a study (1.4, 5); return train and validation `losses` [2, epochs], `network` and measures.
 
-    The second losses are of points of their own. By these, `network` is the median of the last three epochs, with
-    `train` loss, `test` loss and `error` in per cent, the last two of many other points; `stopped_epoch` is the best
-    epoch, with `stopped_test` and `stopped_error`. A run that diverged has None throughout.
+    `network` is that of the last three epochs with the median validation loss; `train` loss, `test` loss and `error`
+    in per cent are its own, the last two on the test points. `stopped_epoch` has the least validation loss, with
+    `stopped_test` and `stopped_error`. The measures of a run that diverged are None.
     """
     mlp = MLP(2, (studies.WIDTH,) * variant.depth, 2, seed, variant.normalization, variant.weight_std)
     cut = studies.VALIDATION_POINTS
@@ -295,13 +295,13 @@ def train_variant(variant: studies.Variant, seed: int) -> dict[str, Any]:
         train(mlp, (data.x_train, data.y_train, data.x_test[:cut], data.y_test[:cut]), *settings)
         _, train_loss, mlp = sorted(last, key=lambda each: each[0])[len(last) // 2]
         final, best = (evaluate(network, data.x_test[cut:], data.y_test[cut:]) for network in (mlp, stopped[2]))
-        check_finite(final[0] + best[0], variant.epochs, 0)  # of the many test points
+        check_finite(final[0] + best[0], variant.epochs, 0)  # of the losses on the test points
         run = dict(zip(run, (train_loss, *final, stopped[1], *best), strict=True))
     return {**run, "losses": losses, "network": mlp}
 
 
 def evaluate(mlp: MLP, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the averaged loss and the per cent of wrong answers of many points, in parts that the cache holds."""
+    """Return the averaged loss and the error in per cent on x [N, in], classes y [N], in parts that fit the cache."""
     log_p = log_softmax(np.concatenate([mlp.logits(part) for part in np.array_split(x, -(-len(x) // 1000))]))
     return float(-log_p[np.arange(len(y)), y].mean()), float(100 * (log_p.argmax(axis=1) != y).mean())
 
@@ -321,7 +321,7 @@ def train_studies(seed: int) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def gradient_norms(seed: int) -> np.ndarray:
-    """Return `studies.layer_norms` [initializations, seeds, 2, layers] of untrained networks, the deepest."""
+    """Return `studies.layer_norms` [initializations, seeds, 2, layers] of the deepest networks, untrained."""
     hidden_channels, numbers = (studies.WIDTH,) * studies.DEEPEST, range(seed, seed + studies.SEEDS)
     deviations = [std for std, _, _ in studies.INITIALIZATIONS.values()]
     networks = [[MLP(2, hidden_channels, 2, number, weight_std=std) for number in numbers] for std in deviations]
@@ -334,14 +334,14 @@ def parse_options() -> argparse.Namespace:
     script.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     units = script.number_type(int, lambda number: 1 <= number <= 10**6, "a number of units; write layers as 30 30")
     channels = {"type": units, "nargs": "*", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
-    help_text = "units of each hidden layer, for example 30 30 30; none: linear"
+    help_text = "units of each hidden layer, for example 30 30 30; none for a linear classifier"
     parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
-    parser.add_argument("--no-studies", action="store_true", help="leave out the studies of depth and normalization")
+    parser.add_argument("--no-studies", action="store_true", help="skip the studies of depth and normalization")
     return script.parse(parser)
 
 
 def main(options: argparse.Namespace) -> None:
-    """Answer 1.1 to 1.4, and task 5 by an experiment."""
+    """Answer 1.1 to 1.4 in turn, with a study for task 5."""
     data = moons(seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
     errors = gradients.network_errors(mlp, data.x_train[:8], data.y_train[:8])  # 1.1

@@ -17,14 +17,14 @@ from common.pca import PCA, do_pca, project
 from common.plotting import CLASSIFIER_COLOURS, GUIDE, PAGE_WIDTH, Figure, plt, styled
 from common.separation import between_classes, linear_accuracy, neighbour_separation
 
-COMPONENTS = 10  # that are drawn and described
+COMPONENTS = 10  # drawn and described
 KEPT_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # numbers of components on which classifiers are tried
-LINEAR_IMAGES = 20_000  # to which the linear classifier is fitted
+LINEAR_IMAGES = 20_000  # train images to which the linear classifier is fitted
 SHOWN_POINTS = 3000  # more would hide each other
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
-    """Return the statistics that 2.1 asks for."""
+    """Return min, max, mean, shape and dtype of an array, as 2.1 asks for."""
     low, high, mean = array.min().item(), array.max().item(), array.mean(dtype=np.float64).item()
     return {"min": low, "max": high, "mean": mean, "shape": list(array.shape), "dtype": str(array.dtype)}
 
@@ -42,7 +42,7 @@ def closest_class_difference(components: np.ndarray, vectors: np.ndarray, labels
 def easy_shares(vectors: np.ndarray, labels: np.ndarray, pca: PCA) -> np.ndarray:
     """Return the components' shares of the variance [784] if each image were five times as close to its class mean.
 
-    The covariance is that of the class means plus that within the classes, of which a 25th is left (2.3).
+    The covariance is that of the class means plus a 25th of that within the classes (2.3).
     """
     between = np.zeros_like(pca.eigenvectors)
     for digit in np.unique(labels):
@@ -70,7 +70,7 @@ def components_figure(pca: PCA) -> Figure:
 def spectrum_figure(
     shares: np.ndarray, easy: np.ndarray, counts: Sequence[int], accuracies: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Draw the variance that the first k components hold, also of easy data, and what classifiers reach there (2.3)."""
+    """Draw the variance that the first k components hold, also for easy data, and the accuracy of classifiers (2.3)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), sharex=True)
     numbers, held = np.arange(1, len(shares) + 1), 100 * np.cumsum(shares)
     left.plot(numbers, 100 * np.cumsum(easy), color="0.55", linestyle="--")
@@ -122,7 +122,7 @@ def projection_figure(
 
 
 def classifier_accuracies(train: Vectors, test: Vectors, pca: PCA) -> dict[str, list[float]]:
-    """Return how many per cent of the test vectors two classifiers recognize by the first components (2.4)."""
+    """Return the test accuracies in per cent of two classifiers on the first components, by their number (2.4)."""
     accuracies: dict[str, list[float]] = {"neighbours": [], "linear": []}
     coordinates, test_coordinates = (project(split.vectors, pca, max(KEPT_COMPONENTS)) for split in (train, test))
     for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):

@@ -1,6 +1,6 @@
 """Task 3 · A multilayer perceptron of five layers in PyTorch, trained and validated on MNIST.
 
-Answers 3.1 to 3.3 of the sheet: ten epochs, about 97 %, half a minute on two cores. Writes figures/task3_*,
+Answers 3.1 to 3.3 of the sheet: ten epochs reach about 97 % in half a minute on two cores. Writes figures/task3_*,
 figures/task3.json and the checkpoint for task 4.
 """
 
@@ -67,7 +67,7 @@ def class_label(prediction: torch.Tensor) -> torch.Tensor:
 
 
 def batch_accuracy(prediction: torch.Tensor, label: torch.Tensor) -> float:
-    """Return the percentage, 0 to 100, of logits [N, C] whose largest entry is at the label [N] (3.2)."""
+    """Return the accuracy of logits [N, C] for labels [N] in per cent, 0 to 100 (3.2); raise ValueError if N is 0."""
     predicted = class_label(prediction)
     check_shape(label, len(predicted))
     return 100 * (predicted == label).sum().item() / len(label)
@@ -88,9 +88,9 @@ def train(
 ) -> History:
     """Train with Adam and cross-entropy on the model's device, and validate on the test split after every epoch.
 
-    Returns, per epoch, `test_loss` and `test_accuracy`, `train_loss` and `train_accuracy` of as many train images as
-    there are test images, at the same moment, and the `seconds` of training and validation; `report` is called after
-    every epoch. Raises `Failure` when a loss is no longer finite.
+    Returns, per epoch, `test_loss` and `test_accuracy` (per cent), `train_loss` and `train_accuracy` on as many train
+    images as there are test images, and the `seconds` of training and validation; `report` is called after every epoch.
+    Raises `Failure` when a loss is not finite, ValueError for data other than vectors [N, 784] and labels [N].
     """
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
@@ -104,8 +104,8 @@ def train(
     criterion = nn.CrossEntropyLoss()
 
     def step(batch: torch.Tensor) -> torch.Tensor:
-        """Learn from the images of these indices [B]; return their loss before the step."""
-        images = vectors[batch] if on_gpu else vectors.index_select(0, batch)  # each is faster there
+        """Learn from the images with these indices [B]; return their loss before the step."""
+        images = vectors[batch] if on_gpu else vectors.index_select(0, batch)  # the faster way on each device
         loss = criterion(model(images), labels[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -135,7 +135,7 @@ def train(
 
 
 def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError when they are not that."""
+    """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError for anything else."""
     vectors, labels = map(np.asarray, data)
     check_shape(vectors, "N", 784)
     check_labels(labels, len(vectors), 10)
@@ -145,9 +145,9 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
 def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return `step`, which maps the indices of a batch [B] to its loss, replayed as a CUDA graph after a few calls.
 
-    A step is some 45 kernels of microseconds, which Python starts one by one and a graph at once. A graph works on the
-    same memory every time, so the batch is copied to where it was recorded. The first steps and batches of another size
-    run as they are, and so do all where recording fails.
+    A step is some 45 kernels of microseconds, which Python launches one by one and a graph all at once. A graph uses
+    the same memory every time, so the batch is copied to where it was recorded. The first steps and batches of another
+    size run without the graph, and so do all steps if recording fails.
     """
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     calls, buffer, loss = 0, torch.empty(0), torch.empty(0)
@@ -163,7 +163,7 @@ def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Te
     def call(batch: torch.Tensor) -> torch.Tensor:
         nonlocal calls, buffer, loss
         calls += 1
-        if calls <= WARM_UP:  # on a stream of their own, as CUDA asks for
+        if calls <= WARM_UP:  # on a separate stream, as CUDA requires
             buffer = buffer if calls > 1 else batch.clone()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -175,8 +175,8 @@ def recorded(step: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Te
                 with torch.cuda.graph(graph):  # this runs nothing: the replay below is the step
                     loss = run(buffer)
             except RuntimeError as error:
-                buffer, reason = torch.empty(0), str(error).partition("\n")[0]  # no batch fits it
-                print(f"CUDA cannot record a training step ({reason}); training goes on without", file=sys.stderr)
+                buffer, reason = torch.empty(0), str(error).partition("\n")[0]  # no batch has this shape
+                print(f"CUDA cannot record a training step ({reason}); training continues without it", file=sys.stderr)
         if batch.shape != buffer.shape:
             return run(batch)
         buffer.copy_(batch)
@@ -197,13 +197,13 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
 def train_and_save(
     train_data: Vectors, test_data: Vectors, options: argparse.Namespace, settings: Mapping[str, Any], data: str
 ) -> tuple[MultilayerPerceptron, History]:
-    """Train a new network with the seed, on the device and to the checkpoint that the flags name.
+    """Train a new network with the seed and on the device of the flags, and save it to their checkpoint.
 
     `settings` has the keys of `DEFAULTS`, `data` is the digest of the train split. After every epoch a line is printed
     and the checkpoint saved, so that an interruption loses one epoch at most.
     """
-    # Batches of 16 are too small to share: a second thread makes a step slower, and where two programs share two cores
-    # and wait for each other's threads, slower by hundreds of times.
+    # Batches of 16 are too small to share: a second thread makes a step slower, and hundreds of times slower where two
+    # programs share two cores and wait for each other's threads.
     torch.set_num_threads(1)
     script.make_writable(options.checkpoint.parent)
     device = script.choose_device(options.device)
@@ -234,14 +234,14 @@ def save_checkpoint(model: MultilayerPerceptron, settings: Mapping[str, Any], pa
 def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, Any]]:
     """Return the trained network of a checkpoint, on the CPU, in evaluation mode, and the settings that made it.
 
-    The file is read without running any code from it. Raises `Failure`, a ValueError, when it is damaged or not a
-    checkpoint of this network, and PermissionError when it cannot be opened.
+    The file is read without running any code from it. Raises `Failure`, a ValueError, when it is missing, damaged or
+    not a checkpoint of this network, and PermissionError when it may not be read.
     """
     model = MultilayerPerceptron()
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip():
-                raise ValueError("wrong check sum")
+                raise ValueError("wrong checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(checkpoint["weights"])
         settings = json.loads(json.dumps(dict(checkpoint["settings"]), allow_nan=False))
@@ -251,7 +251,7 @@ def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, A
         raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
     except PermissionError:
         raise
-    except Exception as error:  # zipfile, torch and json raise many kinds
+    except Exception as error:  # zipfile, torch and json raise errors of many types
         advice = "make a new one with python task3.py"
         raise Failure(f"{path} is damaged or not a checkpoint of this network; {advice}") from error
     return model.eval(), settings
@@ -308,7 +308,7 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, in
 
 
 def main(options: argparse.Namespace) -> None:
-    """Answer 3.3 with the pieces of 3.1 and 3.2."""
+    """Answer 3.3 with the network of 3.1 and the accuracy of 3.2."""
     train_images, test_images = (load_data(train=split, data_dir=options.data_dir) for split in (True, False))
     train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
     settings = {name: getattr(options, name) for name in DEFAULTS}

@@ -29,7 +29,7 @@ from task3 import DEFAULTS, MultilayerPerceptron, batch_accuracy, predict_probab
 SPACES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
 SHOWN_POINTS = 3000
 FIT_IMAGES = 20_000  # of the train split, from which both classifiers learn
-KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from which the network finishes
+KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from which the network goes on
 NEIGHBOURS = 10
 LEGEND = """variance between the classes and in the plane of two components; accuracy of ten
 neighbours in the plane, and of a linear classifier in the full space (%)
@@ -42,7 +42,7 @@ def load_or_train(
 ) -> tuple[MultilayerPerceptron, dict[str, Any]]:
     """Return the network of the checkpoint and its settings; train it first when the default checkpoint is missing.
 
-    Raises `Failure` when the network was trained on another train split than that of the flags, of digest `data`.
+    Raises `Failure` when the network was not trained on the train split of the flags, which has the digest `data`.
     """
     if options.checkpoint.resolve() == CHECKPOINT.resolve() and not CHECKPOINT.exists():
         print(f"no checkpoint {CHECKPOINT.name} yet: training the network of task 3 first", flush=True)
@@ -57,7 +57,7 @@ def load_or_train(
 
 @torch.no_grad()
 def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[np.ndarray]:
-    """Return what stands right after each ReLU for `vectors` [N, 784]: four arrays float32 [N, 100] (4.1)."""
+    """Return the activations right after each ReLU for `vectors` [N, 784]: four arrays float32 [N, 100] (4.1)."""
     check_shape(vectors, "N", 784)
     activations = torch.as_tensor(vectors, dtype=torch.float32).to(next(model.parameters()).device)
     features = []
@@ -71,7 +71,7 @@ def extract_features(model: MultilayerPerceptron, vectors: np.ndarray) -> list[n
 def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Return points [N, 2] with columns swapped or negated to be most like the reference, and the columns' order.
 
-    Of all swaps and signs, these have the greatest correlation of the class means.
+    Of all swaps and signs, these give the class means the greatest covariance with those of the reference.
     """
     classes = [labels == number for number in np.unique(labels)]
     means, targets = (np.stack([plane[members].mean(axis=0) for members in classes]) for plane in (points, reference))
@@ -81,7 +81,7 @@ def orient(points: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> tup
 
 
 def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
-    """Measure how well the classes of `held_out`, vectors [N, D], separate there and in its first two components (4.3).
+    """Measure how well the classes of `held_out` separate in its D dimensions and in its first two components (4.3).
 
     Ten nearest neighbours in the plane and a linear classifier in the full space learn from `fit`; `four_nine` is the
     accuracy of the neighbours where only 4s and 9s are classified. Shares and accuracies are in per cent.
@@ -107,7 +107,7 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
 def compare_with_untrained(
     model: MultilayerPerceptron, seed: int, train_data: Vectors, test_data: Vectors
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure the separation in the pixels and layers, and in those of the network as it was before training (4.3)."""
+    """Measure the separation in the pixels and layers, and in the layers of the network before its training (4.3)."""
     torch.manual_seed(seed)
     control, some = MultilayerPerceptron().to(next(model.parameters()).device), thin(train_data, FIT_IMAGES)
     spaces = [
@@ -137,10 +137,10 @@ def finished_accuracies(model: MultilayerPerceptron, position: int, pca: PCA, da
 
 
 def explain_errors(spaces: Sequence[np.ndarray], data: Images, answers: np.ndarray) -> tuple[dict[str, Any], Figure]:
-    """Measure and draw in which space the network's errors happen: the labels of their ten nearest test images (4.4).
+    """Measure and draw in which space the network's errors arise, by the labels of their nearest test images (4.4).
 
-    Returns the per cent of the neighbours, over all errors, that have the true label and the network's answer, by
-    space, and which error is drawn: that whose neighbours change most from the one to the other.
+    Returns, by space, the per cent of all errors' neighbours with the true label and with the network's answer, which
+    error is drawn (that whose neighbours change most from the one to the other), and the figure.
     """
     wrong = np.flatnonzero(answers != data.labels)
     if not len(wrong):
@@ -165,7 +165,7 @@ def explain_errors(spaces: Sequence[np.ndarray], data: Images, answers: np.ndarr
 def shifted_accuracy(model: MultilayerPerceptron, data: Images) -> list[float]:
     """Return the accuracy in per cent on images shifted by 0 … 4 pixels, the mean over four directions (4.4).
 
-    Shifts wrap around; with MNIST's margins that moves under one per cent of the ink.
+    Shifts wrap around; with MNIST's margins that moves under one per cent of the ink on average.
     """
     accuracies = []
     for pixels in range(5):
@@ -212,7 +212,7 @@ def features_figure(
 
 @styled
 def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw what the network reaches from k components, and each digit's recall in the first and last plane (4.3)."""
+    """Draw the network's accuracy from k components, and each digit's recall in the first and last plane (4.3)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1))
     shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(finished)))
     for name, values, shade in zip(SPACES, finished, shades, strict=True):
@@ -238,7 +238,7 @@ def components_figure(finished: Sequence[Sequence[float]], measures: Sequence[Ma
 
 @styled
 def errors_figure(data: Images, shown: Mapping[str, Any], nearest: np.ndarray, shares: Mapping[str, Any]) -> Figure:
-    """Draw an error and its nearest images in each space, given as indices [spaces, 10], with its labels' shares (4.4).
+    """Draw an error and its nearest images in each space, indices [spaces, 10], and the labels' shares of all (4.4).
 
     `shown` and `shares` are those that `explain_errors` returns.
     """

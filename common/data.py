@@ -30,8 +30,8 @@ class Moons(NamedTuple):
 def moons(n_train: int = 8000, n_test: int = 2000, noise: float = 0.08, seed: int = 0) -> Moons:
     """Draw two interleaved half circles, the train and the test split independently.
 
-    `noise` is the standard deviation of the Gaussian noise where a moon has radius one. Both splits are scaled by the
-    minimum and maximum of the train split into [-1, 1], beyond which test points may lie a little.
+    `noise` is the standard deviation of the Gaussian noise, for moons of radius one. The train split is scaled to
+    [-1, 1] and the test split alike, so it may reach beyond. Raises ValueError for under two points or negative noise.
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
         raise ValueError(f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}")
@@ -57,7 +57,7 @@ def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def moon_densities(across: np.ndarray, up: np.ndarray, noise: float) -> np.ndarray:
-    """Return the density of each moon [2, x, y] at the points of a grid, not scaled: `across` [x] times `up` [y].
+    """Return the density of each moon [2, x, y] on a grid before scaling, `across` [x] times `up` [y].
 
     A moon's density is the mean, over its half circle, of a normal distribution of standard deviation `noise` > 0.
     """
@@ -70,9 +70,9 @@ def moon_densities(across: np.ndarray, up: np.ndarray, noise: float) -> np.ndarr
 
 
 def bayes_limit(noise: float) -> tuple[float, float]:
-    """Return the averaged cross-entropy and the accuracy in per cent of the best possible classifier of the moons.
+    """Return averaged cross-entropy (nats) and accuracy (per cent) of the best possible classifier of the moons.
 
-    It knows the density of each moon. The expectations are sums over a grid of a quarter of the noise.
+    It knows the density of each moon. The expectations are sums over a grid with steps of a quarter of the noise.
     """
     step, margin = noise / 4, 6 * noise
     across, up = np.arange(-1 - margin, 2 + margin, step), np.arange(-0.5 - margin, 1 + margin, step)
@@ -96,11 +96,11 @@ class Vectors(NamedTuple):
 
 
 def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
-    """Load the train or the test split.
+    """Load the train or the test split of MNIST.
 
     `data_dir`, or else the environment variable MNIST_DIR, names a folder with the four IDX files, plain or .gz, of
-    any number of 28×28 images. Without both the bundled archives are read; when one is missing or damaged, torchvision
-    downloads MNIST to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
+    any number of 28×28 images. Without either, the bundled archives are read; when one is missing or damaged,
+    torchvision downloads MNIST to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
     """
     folder = data_dir or os.environ.get("MNIST_DIR")
     if folder:
@@ -113,7 +113,7 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
 
 
 def convert_mnist_to_vectors(data: Images) -> Vectors:
-    """Flatten the images row by row and map 0 … 255 to [-1, 1] linearly (sheet, 2.2)."""
+    """Flatten images row by row and map 0 … 255 to [-1, 1] linearly (sheet, 2.2); raise ValueError for other data."""
     images, labels = data
     if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 images [N, 28, 28] and N labels, got {images.dtype} {images.shape}")
@@ -128,7 +128,7 @@ def thin(data: Vectors, count: int) -> Vectors:
 
 
 def digest(data: Images) -> str:
-    """Return a fingerprint of a split that identifies the data set in the results."""
+    """Return a digest of a split that identifies the data set in the results, 16 hexadecimal digits."""
     return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[:16]
 
 
@@ -141,16 +141,16 @@ def check_enough(labels: np.ndarray) -> None:
 
 
 def read_folder(folder: Path, train: bool) -> Images:
-    """Read a split from a folder of IDX files; raise `Failure` when they are missing, invalid or do not fit."""
+    """Read a split from a folder of IDX files; raise `Failure` when they are missing, invalid or do not match."""
     split = "train" if train else "t10k"
     images = read_idx(folder, f"{split}-images-idx3-ubyte", 3)
     labels = read_idx(folder, f"{split}-labels-idx1-ubyte", 1)
     if images.shape[1:] != (28, 28):
-        raise Failure(f"{folder}: images of {images.shape[1]}×{images.shape[2]} instead of 28×28; take MNIST's format")
+        raise Failure(f"{folder}: images of {images.shape[1]}×{images.shape[2]} instead of 28×28; use MNIST's format")
     if len(images) != len(labels):
         raise Failure(f"{folder}: {len(images)} images but {len(labels)} labels; take both files from one data set")
     if labels.max() > 9:
-        raise Failure(f"{folder}: label {labels.max()} is not a class from 0 to 9; give a data set of ten classes")
+        raise Failure(f"{folder}: label {labels.max()} is not a class from 0 to 9; use a data set of ten classes")
     return Images(images.copy(), labels.astype(np.int64))  # writable
 
 
@@ -166,16 +166,16 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise Failure(f"{path} is not a complete gzip archive ({error}); get it again") from error
+            raise Failure(f"{path} is not a complete gzip archive ({error}); download it again") from error
         if content.startswith(b"\x1f\x8b"):
             raise Failure(f"{path} is compressed twice; unpack it once")
     start, magic = 4 * (1 + dimensions), 0x800 + dimensions
     found, *sizes = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
     expected = start + math.prod(sizes)
     if found != magic:
-        raise Failure(f"{path} has the magic number {found:#x} instead of {magic:#x}; it is not such an IDX file")
+        raise Failure(f"{path} has the magic number {found:#x} instead of {magic:#x}; it is not the expected IDX file")
     if len(content) != expected:
-        raise Failure(f"{path} has {len(content)} bytes where its header promises {expected}; get it again")
+        raise Failure(f"{path} has {len(content)} bytes where its header promises {expected}; download it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
@@ -193,7 +193,7 @@ def download(train: bool) -> Images:
             raise ValueError(f"{cache} holds other data, delete it")
     except Exception as error:  # torchvision may be broken, the home folder missing, the network down
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        advice = "restore it, or name a folder with the four IDX files in MNIST_DIR"
+        advice = "restore it or name a folder with the four IDX files in MNIST_DIR"
         raise Failure(f"{BUNDLED} is missing or damaged, and the download failed ({reason}); {advice}") from error
     finally:
         socket.setdefaulttimeout(patience)

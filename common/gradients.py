@@ -47,7 +47,7 @@ def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any
     """Compare each parameter's gradient in task 1's network, on one batch, with central differences.
 
     Returns a row per array: its name and shape, how many entries were checked, and the largest difference, relative to
-    the largest entry of all gradients (some arrays may have hardly any).
+    the largest entry of all gradients (those of some arrays may be nearly zero).
     """
     mlp.loss(x, y, remember=True)
     mlp.backward()

@@ -26,7 +26,7 @@ class _Normalization:
         self.normalized: np.ndarray | None = None
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, C] to [N, C]; `remember` means training: statistics of the batch, kept for the backward pass."""
+        """Map x [N, C] to [N, C]; `remember` means training, and keeps what the backward pass needs."""
         check_shape(x, "N", len(self.scale))
         mean, variance = self._statistics(x, training=remember)
         deviation = np.sqrt(variance + EPSILON)
@@ -64,7 +64,7 @@ class BatchNorm(_Normalization):
     def _statistics(self, x: np.ndarray, training: bool) -> tuple[np.ndarray, np.ndarray]:
         if not training:
             return self.running_mean, self.running_variance
-        if len(x) < 2:  # the variance of one value says nothing
+        if len(x) < 2:  # the variance of a single value is zero
             raise ValueError(f"expected a batch of at least two in training, got shape {list(x.shape)}")
         mean, variance = x.mean(axis=0), x.var(axis=0)  # [C]
         self.running_mean += MOMENTUM * (mean - self.running_mean)

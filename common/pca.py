@@ -25,14 +25,14 @@ class PCA(NamedTuple):
 
 
 def do_pca(vectors: np.ndarray) -> PCA:
-    """Return the PCA of `vectors` [N, D], whose covariance has 1/(N-1); raise ValueError for N < 2, NaN or infinity."""
+    """Return the PCA of `vectors` [N, D], covariance by 1/(N-1); raise ValueError for N < 2, NaN or infinity."""
     vectors = as_matrix(vectors)
     count, dimensions = vectors.shape
     if count < 2:
         raise ValueError(f"expected at least two vectors [N, D], got shape {vectors.shape}")
     total, products = np.zeros(dimensions), np.zeros((dimensions, dimensions))
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        # A guess of the mean, in the precision of the vectors; what it is off by is small, and is corrected below.
+        # A guess of the mean, in the precision of the vectors; its error is small and is corrected below.
         guess = vectors[:BLOCK_ROWS].mean(axis=0, dtype=np.float64).astype(vectors.dtype)
         for block in np.array_split(vectors, -(-count // BLOCK_ROWS)):
             centred = block - guess
@@ -49,7 +49,7 @@ def do_pca(vectors: np.ndarray) -> PCA:
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
-    """Return the coordinates [N, n] of centred `vectors` [N, D] along the first n components, by the dot product."""
+    """Centre `vectors` [N, D] and return their coordinates [N, n] on the first n components, by the dot product."""
     vectors = as_matrix(vectors)
     dimensions = len(pca.mean)
     if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
@@ -60,7 +60,7 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
 
 
 def as_matrix(vectors: np.ndarray) -> np.ndarray:
-    """Return a 2-D float array; what is not float32 becomes float64."""
+    """Return vectors as a float array, float32 or else float64; raise ValueError unless they are real and [N, D]."""
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.size == 0 or vectors.dtype.kind not in "biuf":
         raise ValueError(f"expected real vectors [N, D], got {vectors.dtype} of shape {vectors.shape}")

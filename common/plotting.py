@@ -1,6 +1,6 @@
 """One style for every figure, and what the figures of two scripts share.
 
-Figures are drawn at the size at which they are placed, so that all text has one size; `save_figure` alone writes. The
+Figures are drawn at the size at which they are placed, so that text keeps its size; `save_figure` alone writes. The
 scripts import matplotlib's names from here, since common/__init__.py has to come before matplotlib.
 """
 
@@ -37,7 +37,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     ):
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, **settings)
-        figure.set_layout_engine("none")  # the layout is found: to find it again takes as long as to draw
+        figure.set_layout_engine("none")  # the layout is done: repeating it takes as long as drawing
     if "inline" in plt.get_backend():  # in a notebook
         plt.show()
     if plt.get_backend().lower() == "agg" or "inline" in plt.get_backend():
@@ -94,7 +94,7 @@ def label_end(axes: Axes, x: float, y: float, text: str, colour: str, above: boo
 
 
 def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
-    """Draw points x [N, 2] of classes y [N] over the probability of each moon, and the boundary between the answers.
+    """Draw points x [N, 2] of classes y [N] on the predicted probability of the moons, with the decision boundary.
 
     `predict` maps points [M, 2] to probabilities [M, 2].
     """
@@ -102,7 +102,8 @@ def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.nd
     ticks = np.linspace(low, high, 300).T  # [2, 300]
     p = predict(np.stack(np.meshgrid(*ticks), axis=-1).reshape(-1, 2))
     tint = mpl.colors.LinearSegmentedColormap.from_list("moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]])
-    axes.pcolormesh(*ticks, p[:, 1].reshape(300, 300), cmap=tint, vmin=-0.5, vmax=1.5, rasterized=True)
+    place = {"extent": (low[0], high[0], low[1], high[1]), "origin": "lower", "aspect": "auto"}
+    axes.imshow(p[:, 1].reshape(300, 300), tint, vmin=-0.5, vmax=1.5, **place)
     if np.ptp(answers := p.argmax(axis=1)):
         axes.contour(*ticks, answers.reshape(300, 300), levels=[0.5], colors="black", linewidths=1)
     edges = {"linewidths": 0.3, "edgecolors": "black"} if len(x) < 1000 else {"linewidths": 0}
@@ -112,9 +113,9 @@ def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.nd
 def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """Scatter points [N, 2] in the colours of their classes [N], at the same scale in both directions.
 
-    The points lie in the order given; make it random, or the last class hides the others. Each class has an ellipse
-    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim: far from
-    the middle of all, and clear of the numbers before it.
+    Points are drawn in the order given; make it random, or the last class hides the others. Each class has an ellipse
+    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim, far from
+    the middle of all and clear of the numbers before it.
     """
     axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=2, linewidths=0, rasterized=True)
     turn = np.linspace(0, 2 * np.pi, 73)

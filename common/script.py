@@ -79,7 +79,7 @@ def script_parser(
 
 
 def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size: int, learning_rate: float) -> None:
-    """Add the settings of training with their defaults, in both spellings of the sheet."""
+    """Add flags for the settings of training, also with underscores, as the sheet spells them."""
     parser.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the train split")
     parser.add_argument("--batch-size", "--batch_size", type=positive_int, default=batch_size, help="examples per step")
     rate = {"type": positive_float, "default": learning_rate, "help": "step size of the optimizer"}
@@ -117,7 +117,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         if hasattr(stream, "reconfigure"):  # not in IDLE and notebooks
             stream.reconfigure(errors="replace")
     options = parser.parse_args()
-    if not options.show and "IPython" not in sys.modules:  # MPLBACKEND may be left by the notebook that started this
+    if not options.show and "IPython" not in sys.modules:  # MPLBACKEND may come from the notebook that started this
         plt.switch_backend("agg")
     return options
 
@@ -138,7 +138,7 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
         message = str(failure)
     except KeyboardInterrupt:
         for thread in threading.enumerate():
-            if thread.name == "QueueFeederThread":  # joblib's tidies up, and complains if it is cut off
+            if thread.name == "QueueFeederThread":  # joblib's thread cleans up, and complains if it is cut off
                 thread.join(1)
         message, status = "interrupted", 130
     except OSError as error:  # a full disk, a folder that cannot be written, a file that cannot be read, a closed pipe
@@ -157,14 +157,14 @@ def run(main: Callable[[argparse.Namespace], None], options: argparse.Namespace)
 
 
 def worker_count() -> int:
-    """Return how many processes joblib may start: one a core (-1), or one where its temporary folder is not ASCII."""
+    """Return how many processes joblib may start: one per core (-1), or one if its temporary folder is not ASCII."""
     return -1 if (os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir()).isascii() else 1
 
 
 @contextmanager
 def ignoring_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment: processes started meanwhile ignore it for good and leave it to this one."""
-    main_thread = threading.current_thread() is threading.main_thread()  # others may not set what signals do
+    main_thread = threading.current_thread() is threading.main_thread()  # only it may set signal handlers
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
     try:
         yield
@@ -210,7 +210,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Two runs may write the same file at once. OSErrors name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield temporary

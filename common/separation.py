@@ -29,7 +29,7 @@ def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
 
 
 def accuracy_per_class(matrix: np.ndarray) -> list[float | None]:
-    """Return each class's accuracy in per cent from a confusion matrix; None for a class without images."""
+    """Return each class's accuracy (recall) in per cent from a confusion matrix; None for a class without images."""
     counts = zip(np.diag(matrix), matrix.sum(axis=1), strict=True)
     return [float(100 * right / size) if size else None for right, size in counts]
 
@@ -39,7 +39,7 @@ def neighbour_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
 
     `accuracy` is in per cent; `accuracy_per_class` and the most confused `pairs` are those of its confusion matrix.
     """
-    # A tree is quicker in few dimensions, comparing all pairs is in many; both are exact.
+    # A tree is faster in few dimensions, comparing all pairs in many; both are exact.
     algorithm = "kd_tree" if fit.vectors.shape[1] <= 5 else "brute"
     classifier = KNeighborsClassifier(min(10, len(fit.labels)), algorithm=algorithm).fit(*fit)
     matrix = confusion_matrix(held_out.labels, classifier.predict(held_out.vectors), labels=range(10))

@@ -33,8 +33,8 @@ SEEDS = 5
 WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
 DEEPEST = 12  # the network whose initialization and normalization are studied
-MANY = 50_000  # test points where few of them have most of a small loss
-VALIDATION_POINTS = 2000  # for the losses over the epochs
+MANY = 50_000  # test points where a few of them make up most of a small loss
+VALIDATION_POINTS = 2000  # for the losses over the epochs and the choice of an epoch
 LEARNED = 0.6  # a network that has learned anything has a train loss below this, clearly under log 2 = 0.69
 # Of the initial weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
@@ -46,7 +46,7 @@ TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a depth study
 
 
 class Variant(NamedTuple):
-    """One network and its training, with `seeds` seeds; the defaults are the sheet's setting."""
+    """One network and its training, with `seeds` seeds; the defaults are those of task 1's own run."""
 
     depth: int
     points: int = 8000
@@ -73,7 +73,7 @@ STUDIES: dict[str, list[Variant]] = {
     "large_weights": [Variant(depth, points=1000, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],
     "small_weights": [Variant(DEEPEST, points=1000, weight_std=0.1)],
     "no_mean": [Variant(depth, learning_rate=32 * 0.05, seeds=3) for depth in (2, DEEPEST)],  # no 1/N: N times the rate
-    "normalization": [  # of whole batches: the statistics of a last batch of few points are noise
+    "normalization": [  # in full batches: the statistics of a last batch of few points are noise
         Variant(DEEPEST, points=800, weight_std=1.0, normalization=method, learning_rate=rate)
         for method in (None, "batch", "layer")
         for rate in (0.05, 0.5)
@@ -223,7 +223,7 @@ def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
 def gradient_figure(norms: np.ndarray) -> Figure:
     """Draw norms [initializations, seeds, 2, layers] of ∂L/∂f and ∂L/∂W over the layers, per initialization.
 
-    Dots are means with a whisker from the least to the greatest; dashed is the law √(nσ²/2) per layer.
+    Dots are means with a whisker from the least to the greatest; dashed is the law √(dσ²/2) per layer, d = `WIDTH`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 1.95), sharey=True)
     layers = np.arange(DEEPEST + 1)
@@ -251,7 +251,7 @@ def gradient_figure(norms: np.ndarray) -> Figure:
 
 @styled
 def normalization_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the final test loss of every run, from the rows of the summary; those that diverged are above the axes."""
+    """Draw the final test loss of every run, from the rows of the summary; those that diverged are crosses above."""
     figure, axes = plt.subplots(figsize=(5.2, 2.2))
     methods = [row["normalization"] or "without" for row in rows]
     starts = [place for place, method in enumerate(methods) if method not in methods[:place]]

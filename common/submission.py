@@ -1,4 +1,4 @@
-"""Run the four tasks in order and set their answers as submission.pdf in the folder of the figures.
+"""Run the four tasks in order and typeset their answers as submission.pdf in the folder of the figures.
 
 Run as python -m common.submission in the folder of the project; --reuse only typesets the results that are there.
 """
@@ -72,7 +72,7 @@ def run_tasks(options: argparse.Namespace) -> None:
 
 
 def typeset(folder: Path, author: str | None = None, student_id: str | None = None) -> list[str]:
-    """Set the answers from the results in `folder`, as submission.pdf there; return the contradicted claims.
+    """Typeset the answers from the results in `folder`, as submission.pdf there; return the contradicted claims.
 
     Raises `Failure` when results are missing, not readable or of an older version, and when the source has a mistake.
     """
@@ -91,7 +91,7 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
             raise Failure(
                 f"{'figures/answers/' if '.typ' in where else ''}{where}: {error.message.splitlines()[0]}; correct it "
                 "there or a little before (text needs a backslash before # $ @ * _ and <), or, if you did not change "
-                "it, run python -m common.submission anew"
+                "it, run python -m common.submission again"
             ) from error
     with replacing(folder / "submission.pdf") as target:
         target.write_bytes(document)
@@ -109,7 +109,7 @@ def collect(folder: Path, target: Path) -> str:
         try:
             text = source.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise Failure(f"figures/answers/{source.name} is not UTF-8; save it in this encoding") from error
+            raise Failure(f"figures/answers/{source.name} is not UTF-8; save it as UTF-8") from error
         shutil.copy(source, target)
         for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', text):
             try:
@@ -146,7 +146,7 @@ def listings() -> list[dict[str, Any]]:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run everything, or with --reuse the typesetting alone."""
+    """Run the tasks, unless --reuse is given, and typeset the answers; raise `Failure` if any is contradicted."""
     if not options.reuse:
         run_tasks(options)
     contradicted = typeset(options.figures, options.author, options.student_id)

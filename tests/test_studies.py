@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("error", "ignore::DeprecationWarning", "
 
 @pytest.fixture
 def table(monkeypatch):
-    """Small studies, which take their place, of settings that do not change."""
+    """Small studies in place of the project's, with settings that do not change."""
     sheet = [*(TINY._replace(depth=depth, weight_std=None, normalization=None) for depth in (0, 1, 2, 5)), DIVERGING]
     scarce = [each._replace(noise=0.5, epochs=4) for each in sheet]
     table = {"sheet": sheet, "scarce": scarce, "else": [LONG], "normalization": [TINY, DIVERGING]}

@@ -1,4 +1,4 @@
-"""The PDF of the answers: what it is set from, what is said about it, and how its pages look."""
+"""The PDF of the answers: what it is typeset from, what is said about it, and how its pages look."""
 
 import ast
 import json
@@ -82,13 +82,13 @@ def test_a_name_on_the_command_line_replaces_that_in_the_source_and_none_is_said
     assert ("the answers are unsigned" in output) == (not author and not default)
 
 
-REST = r"; correct it there or a little before .*a backslash before # \$ @ \* _ and <\), or, if you did .* anew"
+REST = r"; correct it there or a little before .*a backslash before # \$ @ \* _ and <\), or, if you did .* again"
 UNREADABLE = "{} is missing or not readable in elsewhere; run python {:.5}.py --figures elsewhere"
 FAILURES = [("task1.json", content, UNREADABLE) for content in ("{half", "ÿ", "7", "{}", None)] + [
     ("task2_map.svg", None, UNREADABLE),
     ("task2_map.svg", "no image", "{}:1:.*" + REST),
     ("task1.json", '{"seed": 0}', 'figures/answers/answers.typ:5:31: dictionary does not contain key "loss"' + REST),
-    ("answers/task2.typ", "naïve", "figures/{} is not UTF-8; save it in this encoding"),
+    ("answers/task2.typ", "naïve", "figures/{} is not UTF-8; save it as UTF-8"),
     ("answers/task2.typ", "\nnumber # 5", "figures/{}:2:8: expected expression" + REST),
     ("answers/task2.typ", "me@home", "figures/{}:1:2: label `<home>` does not exist.*" + REST),
     ("answers/answers.typ", "costs 5 $", "figures/{}:1:8: unclosed delimiter" + REST),

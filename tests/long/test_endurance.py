@@ -1,4 +1,4 @@
-"""Scripts that are killed, interrupted, crowded and confined; these tests take minutes: pytest -m long."""
+"""Scripts that are killed, interrupted, run twice at once or confined; takes minutes: pytest -m long."""
 
 import json
 import os
