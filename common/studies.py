@@ -34,7 +34,7 @@ WIDTH = 30
 DEPTHS = (0, 2, 4, 12)
 DEEPEST = 12  # the network whose initialization and normalization are studied
 MANY = 50_000  # test points where a few of them make up most of a small loss
-VALIDATION_POINTS = 2000  # for the losses over the epochs and the choice of an epoch
+VALIDATION_POINTS = 1000  # for the losses over the epochs and the choice of an epoch
 LEARNED = 0.6  # a network that has learned anything has a train loss below this, clearly under log 2 = 0.69
 # Of the initial weights: standard deviation (None is He's √(2 / in)), colour and name in the figure
 INITIALIZATIONS = {
@@ -67,7 +67,7 @@ STUDIES: dict[str, list[Variant]] = {
     "scarce": [Variant(depth, **SCARCE) for depth in DEPTHS],
     "controls": [  # of the deepest with scarce data: less noise, more points, both, and a remedy
         Variant(DEPTHS[-1], **{**SCARCE, **change}, seeds=3)
-        for change in ({"noise": 0.08}, {"points": 1000}, {"points": 1000, "noise": 0.08}, {"weight_decay": 0.01})
+        for change in ({"noise": 0.08}, {"points": 800}, {"points": 800, "noise": 0.08}, {"weight_decay": 0.01})
     ],
     "very_deep": [Variant(depth, points=1000) for depth in (DEEPEST, 30, 50)],
     "large_weights": [Variant(depth, points=1000, weight_std=1.0) for depth in (2, 4, 6, 8, DEEPEST)],

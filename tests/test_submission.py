@@ -155,5 +155,5 @@ def test_the_answers_show_every_figure_with_text_large_enough():
     shown, drawn = set(re.findall(r'"(task\d\w+\.svg)"', sources)), list((ROOT / "figures").glob("task*.svg"))
     assert {path.name for path in drawn} == shown
     for path in drawn:
-        scales = re.findall(r"scale\(([\d.]+) -", path.read_text(encoding="utf-8"))
-        assert min(map(float, scales)) >= 0.065, path
+        sizes = re.findall(r'<text style="[^"]*?([\d.]+)px', path.read_text(encoding="utf-8"))
+        assert min(map(float, sizes)) >= 6.5, path
