@@ -188,8 +188,9 @@ def draw_epochs(axes: Axes, losses: np.ndarray, turn: bool) -> None:
     least = int(medians[1].argmin()) + 1
     if turn and least < 0.9 * count and medians[1].min() < 0.95 * medians[1, -1]:
         axes.axvline(least, color="black", linewidth=0.5)
-        text = axes.text(least, 1, f" least test\n loss: {least}", transform=axes.get_xaxis_transform(), va="top")
-        text.set(in_layout=False, fontsize=6.5, ha="left" if least < count / 2 else "right")
+        place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "fontsize": 6.5}
+        place |= {"xytext": (2, 0), "ha": "left"} if least < 0.55 * count else {"xytext": (-2, 0), "ha": "right"}
+        axes.annotate(f"least test\nloss: {least}", (least, 1), in_layout=False, **place)
     axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
 
 
