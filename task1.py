@@ -147,8 +147,8 @@ class MLP:
 
     `hidden_channels=()` is a linear classifier; `normalization` "batch" or "layer" goes before each ReLU (task 5).
 
-    Training bypasses `Softmax` and `CrossEntropyLoss`: loss and gradient come directly from the logits z, by
-    log p[n, y] = z_y - log Σₖ exp zₖ and ∂L/∂z = (p - y) / N with y one-hot, to which the chain through both reduces.
+    Training bypasses `Softmax` and `CrossEntropyLoss`: loss and gradient come directly from the logits f, by
+    log p[n, y] = f_y - log Σₖ exp fₖ and ∂L/∂f = (p - y) / N with y one-hot, to which the chain through both reduces.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class MLP:
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss(x, y, remember=True)` in every layer; return ∂L/∂x [N, in]."""
         p, y = saved_by_forward(self.last_loss)
-        gradient = (p - np.eye(p.shape[1])[y]) / len(y)  # ∂L/∂z [N, out]
+        gradient = (p - np.eye(p.shape[1])[y]) / len(y)  # ∂L/∂f [N, out]
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient

@@ -33,8 +33,8 @@ KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from whic
 NEIGHBOURS = 10
 LEGEND = """variance between the classes and in the plane of two components; accuracy of ten
 neighbours in the plane, and of a linear classifier in the full space (%)
-              between   in plane  neighbours     linear  dead units"""
-ROW = "{:12}{between:7.2f} %{variance:9.2f} %{neighbours:10.2f} %{linear:9.2f} %{dead_units:12}"
+              between   in plane  neighbours     linear"""
+ROW = "{:12}{between:7.2f} %{variance:9.2f} %{neighbours:10.2f} %{linear:9.2f} %"
 
 
 def load_or_train(
@@ -100,7 +100,6 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
         "pairs": plane["pairs"],
         "four_nine": neighbour_separation(*both)["accuracy"] if has_both else None,
         "linear": linear_accuracy(fit, held_out),
-        "dead_units": int((held_out.vectors == 0).all(axis=0).sum()),  # zero for every image
     }
 
 
@@ -259,7 +258,7 @@ def errors_figure(data: Images, shown: Mapping[str, Any], nearest: np.ndarray, s
         axes.plot(shares[key], "o-", color=colour)
         axes.text(4.2, shares[key][-1], f"{text}, {shares[key][-1]:.0f} %", color=colour, va="center", fontsize=7)
     layer_axis(axes)
-    axes.set(ylim=(0, None), ylabel="of all errors' neighbours (%)")
+    axes.set(ylim=(0, None), ylabel="share of the neighbours (%)")
     return figure
 
 

@@ -98,7 +98,7 @@ def summarize(variants: Sequence[Variant], runs: Runs) -> list[dict[str, Any]]:
 def layer_norms(mlp: Any, seed: int) -> np.ndarray:
     """Return norms [2, layers] in a network's linear layers on 256 points: of ∂L/∂f at their outputs, and of ∂L/∂W."""
     x, y, _, _ = moons(256, 2, seed=seed)
-    gradient = (mlp.forward(x, remember=True) - np.eye(2)[y]) / len(y)  # ∂L/∂z
+    gradient = (mlp.forward(x, remember=True) - np.eye(2)[y]) / len(y)  # ∂L/∂f of the logits
     norms: list[list[float]] = []
     for layer in reversed(mlp.layers[:-1]):
         arriving, gradient = gradient, layer.backward(gradient)
@@ -134,7 +134,7 @@ def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
 
 @styled
 def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, float]], seed: int) -> Figure:
-    """Draw the losses over the epochs and the final ones over depth, and what the networks of `seed` have learned.
+    """Draw the losses over the epochs and the final ones over depth, and what the networks of one seed learned.
 
     `limits` has the Bayes loss and accuracy of the two studies drawn; on average no classifier gets below that loss.
     """
@@ -160,9 +160,11 @@ def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, flo
         small[0].set_ylabel("loss (nats)")
         label = f"Bayes {np.format_float_positional(floor, 2, fractional=False)}"
         small[0].annotate(label, (1, floor), xytext=(2, 1.5), textcoords="offset points", fontsize=7)
+    gaps = [math.inf if run["test"] is None else run["test"] - run["train"] for run in runs["scarce"][-1]]
+    number = int(np.argsort(gaps)[len(gaps) // 2])  # the seed of the median is drawn
     panels = maps.subplots(1, len(variants) + 1, width_ratios=[1] * len(variants) + [1.3])
     for axes, variant, seeds in zip(panels, variants, runs["scarce"], strict=False):
-        draw_map(axes, variant, seeds[0], seed)
+        draw_map(axes, variant, seeds[number], seed + number)
     panels[-1].set_axis_off()
     note = "train points; tint: probability of\nthe moons, black: ½, dashed:\n½ for the best classifier;"
     panels[-1].text(
@@ -190,7 +192,7 @@ def draw_epochs(axes: Axes, losses: np.ndarray, turn: bool) -> None:
         axes.axvline(least, color="black", linewidth=0.5)
         place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "fontsize": 6.5}
         place |= {"xytext": (2, 0), "ha": "left"} if least < 0.55 * count else {"xytext": (-2, 0), "ha": "right"}
-        axes.annotate(f"least test\nloss: {least}", (least, 1), in_layout=False, **place)
+        axes.annotate(f"least at\nepoch {least}", (least, 1), in_layout=False, **place)
     axes.set(xlabel="epoch", xticks=sorted({1, (count + 1) // 2, count}))
 
 

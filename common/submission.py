@@ -132,7 +132,7 @@ def listings() -> list[dict[str, Any]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
                 text, *rest = node.body
-                lines[text.lineno - 1] = None if rest else " " * text.col_offset + "..."
+                lines[text.lineno - 1] = None if rest else " " * text.col_offset + "pass"
                 last = rest[0].lineno - 1 if rest else text.end_lineno
                 lines[text.lineno : last] = [None] * (last - text.lineno)
         for name in names:

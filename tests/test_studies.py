@@ -110,8 +110,9 @@ def test_the_results_are_summaries_and_the_figure_shows_the_runs_also_where_a_de
         np.testing.assert_allclose(drawn[:4], [(one["losses"] + two["losses"]) / 2 for one, two in runs[name][:4]])
         finals = [[(one[split] + two[split]) / 2 for one, two in runs[name][:4]] for split in ("train", "test")]
         np.testing.assert_allclose(np.array(final)[:, :4], finals)
-    (x, y, *_), (raw, _) = moons(40, 2, 0.5, 4), random_moons(40, 0.5, np.random.default_rng(4).spawn(2)[0])
-    for axes, (run, _) in zip(figure.axes[12:16], runs["scarce"], strict=False):
+    # Both seeds of the deepest diverge, so the second is drawn
+    (x, y, *_), (raw, _) = moons(40, 2, 0.5, 5), random_moons(40, 0.5, np.random.default_rng(5).spawn(2)[0])
+    for axes, (_, run) in zip(figure.axes[12:16], runs["scarce"], strict=False):
         wrong = 100 * (np.abs(run["network"].forward(x)[:, 1] - y) > 0.5).mean()
         assert axes.get_title() == f"{wrong:.1f} %, {run['error']:.1f} %"
         line = np.concatenate([path.vertices for path in axes.collections[-1].get_paths()])

@@ -63,7 +63,7 @@ results of tasks 2: task2.plane.accuracy=51 | 1.1 the gradients: task1.gradient_
 1.2 nearly: task1.test_accuracy=98.9 | 1.2 all: task2.seed=7 | 1.3; results of task 1: task1.history.test_loss.4=0.05
 1.4 under; 1.4 a linear: task1_studies.sheet.0.train.2=0.05 | 1.4 it takes: task1_studies.controls.2.test=0.2
 1.4 with many: task1_studies.sheet.2.test=0.02
-1.4 with few: task1_studies.bayes_loss_and_accuracy.scarce.0=0.05 | 1.4 the test: task1_studies.scarce.3.error=14
+1.4 with few: task1_studies.scarce.1.train=0.12 | 1.4 the test: task1_studies.scarce.3.error=14
 1.4 weight: task1_studies.controls.3.test=0.6 | 1.4 the initial: task1_studies.small_weights.0.learned=1
 1.4 the first: task1_studies.gradient_norms_f_and_w.small.1=1 | 5 with layer: task1_studies.normalization.5.test=0.01
 5 with batch: task1_studies.normalization.3.test=0.05
