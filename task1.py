@@ -334,7 +334,8 @@ def parse_options() -> argparse.Namespace:
     script.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     units = script.number_type(int, lambda number: 1 <= number <= 10**6, "a number of units; write layers as 30 30")
     channels = {"type": units, "nargs": "*", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
-    help_text = "units of each hidden layer, for example 30 30 30; none for a linear classifier"
+    default = " ".join(map(str, np.atleast_1d(HIDDEN_CHANNELS)))
+    help_text = f"units of each hidden layer; none for a linear classifier (default: {default})"
     parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
     parser.add_argument("--no-studies", action="store_true", help="skip the studies of depth and normalization")
     return script.parse(parser)

@@ -35,8 +35,6 @@ DEFAULTS = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNIN
 WARM_UP = 3  # steps before one is recorded on CUDA
 History = dict[str, list[float]]
 
-# 3.1 The network
-
 
 class MultilayerPerceptron(nn.Module):
     """Five linear layers, 784 → 100 → 100 → 100 → 100 → 10, with a ReLU after each of the four hidden ones (3.1)."""
@@ -57,9 +55,6 @@ class MultilayerPerceptron(nn.Module):
         return [784, *(layer.out_features for layer in self.layers if isinstance(layer, nn.Linear))]
 
 
-# 3.2 The accuracy
-
-
 def class_label(prediction: torch.Tensor) -> torch.Tensor:
     """Return the most likely class [N] of each row of logits [N, C]."""
     check_shape(prediction, "N", "C")
@@ -73,9 +68,6 @@ def batch_accuracy(prediction: torch.Tensor, label: torch.Tensor) -> float:
     return 100 * (predicted == label).sum().item() / len(label)
 
 
-# 3.3 Training and validation
-
-
 def train(
     model: nn.Module,
     train_data: Vectors,
@@ -86,7 +78,7 @@ def train(
     seed: int = 0,
     report: Callable[[int, History], None] = lambda epoch, history: None,
 ) -> History:
-    """Train with Adam and cross-entropy on the model's device, and validate on the test split after every epoch.
+    """Train with Adam and cross-entropy on the model's device, and validate on the test split after every epoch (3.3).
 
     Returns, per epoch, `test_loss` and `test_accuracy` (per cent), `train_loss` and `train_accuracy` on as many train
     images as there are test images, and the `seconds` of training and validation; `report` is called after every epoch.
@@ -196,11 +188,12 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
 
 def train_and_save(
     train_data: Vectors, test_data: Vectors, options: argparse.Namespace, settings: Mapping[str, Any], data: str
-) -> tuple[MultilayerPerceptron, History]:
+) -> tuple[MultilayerPerceptron, History, dict[str, Any]]:
     """Train a new network with the seed and on the device of the flags, and save it to their checkpoint.
 
     `settings` has the keys of `DEFAULTS`, `data` is the digest of the train split. After every epoch a line is printed
-    and the checkpoint saved, so that an interruption loses one epoch at most.
+    and the checkpoint saved, so that an interruption loses one epoch at most. Returns also what the checkpoint tells of
+    the network.
     """
     # Batches of 16 are too small to share: a second thread makes a step slower, and hundreds of times slower where two
     # programs share two cores and wait for each other's threads.
@@ -209,7 +202,7 @@ def train_and_save(
     device = script.choose_device(options.device)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
-    known = {"optimizer": OPTIMIZER.__name__, "layers": model.sizes(), "seed": options.seed, "data": data}
+    network = {**settings, "optimizer": OPTIMIZER.__name__, "layers": model.sizes(), "seed": options.seed, "data": data}
     count = min(len(train_data.labels), len(test_data.labels))
     print(f"training on {device}; train values are those of the first {count:,} images")
     print(" epoch  train loss  accuracy  test loss  accuracy  seconds", flush=True)
@@ -218,9 +211,10 @@ def train_and_save(
         row = "{train_loss:12.3f}{train_accuracy:8.2f} %{test_loss:11.3f}{test_accuracy:8.2f} %{seconds:9.2f}"
         number = f"{epoch}/{settings['epochs']}"
         tqdm.write(f"{number:>6}" + row.format(**{name: values[-1] for name, values in history.items()}))
-        save_checkpoint(model, {**settings, "epochs": epoch, **known}, options.checkpoint)
+        save_checkpoint(model, {**network, "epochs": epoch}, options.checkpoint)
 
-    return model, train(model, train_data, test_data, **settings, seed=options.seed, report=report)
+    history = train(model, train_data, test_data, **settings, seed=options.seed, report=report)
+    return model, history, network
 
 
 def save_checkpoint(model: MultilayerPerceptron, settings: Mapping[str, Any], path: Path) -> None:
@@ -248,11 +242,11 @@ def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, A
         if not all(weights.isfinite().all() for weights in model.parameters()):
             raise ValueError("weights that are not finite")
     except FileNotFoundError as error:
-        raise Failure(f"there is no checkpoint {path}; run python task3.py first") from error
+        raise Failure(f"there is no checkpoint {path}; run python task3.py --checkpoint {path} first") from error
     except PermissionError:
         raise
     except Exception as error:  # zipfile, torch and json raise errors of many types
-        advice = "make a new one with python task3.py"
+        advice = f"make a new one with python task3.py --checkpoint {path}"
         raise Failure(f"{path} is damaged or not a checkpoint of this network; {advice}") from error
     return model.eval(), settings
 
@@ -313,7 +307,7 @@ def main(options: argparse.Namespace) -> None:
     train_data, test_data = convert_mnist_to_vectors(train_images), convert_mnist_to_vectors(test_images)
     settings = {name: getattr(options, name) for name in DEFAULTS}
     data = {"train": digest(train_images), "test": digest(test_images)}
-    model, history = train_and_save(train_data, test_data, options, settings, data["train"])
+    model, history, network = train_and_save(train_data, test_data, options, settings, data["train"])
     seconds, device = history.pop("seconds"), next(model.parameters()).device
 
     probabilities = predict_probabilities(model, test_data.vectors)
@@ -330,7 +324,7 @@ def main(options: argparse.Namespace) -> None:
     plotting.save_figure(figure, options.figures, "task3_errors")
     results = {
         "data": data,
-        "network": read_checkpoint(options.checkpoint)[1],
+        "network": network,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
         "confused_pairs": pairs,

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import math
 import os
-import socket
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.script import Failure
+from common.script import ROOT, Failure
 
 BUNDLED = Path(__file__).resolve().parent / "mnist"
 OFFICIAL = {True: "d18cfd466eb143ac", False: "a0863a96c44e5666"}  # digests of the official train and test split
@@ -69,16 +68,15 @@ def moon_densities(across: np.ndarray, up: np.ndarray, noise: float) -> np.ndarr
     return np.maximum(densities, np.finfo(float).tiny)
 
 
-def bayes_limit(noise: float) -> tuple[float, float]:
-    """Return averaged cross-entropy (nats) and accuracy (per cent) of the best possible classifier of the moons.
+def bayes_loss(noise: float) -> float:
+    """Return the averaged cross-entropy (nats) of the best possible classifier, which knows the densities of the moons.
 
-    It knows the density of each moon. The expectations are sums over a grid with steps of a quarter of the noise.
+    The expectation is a sum over a grid with steps of a quarter of the noise.
     """
     step, margin = noise / 4, 6 * noise
     across, up = np.arange(-1 - margin, 2 + margin, step), np.arange(-0.5 - margin, 1 + margin, step)
     densities = moon_densities(across, up, noise)  # [2, x, y]
-    loss = (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2
-    return float(loss), float(100 * densities.max(axis=0).sum() * step**2 / 2)
+    return float((densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum() * step**2 / 2)
 
 
 class Images(NamedTuple):
@@ -100,7 +98,7 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
 
     `data_dir`, or else the environment variable MNIST_DIR, names a folder with the four IDX files, plain or .gz, of
     any number of 28×28 images. Without either, the bundled archives are read; when one is missing or damaged,
-    torchvision downloads MNIST to the user's cache. Raises `Failure`, a ValueError, when files are missing or invalid.
+    torchvision downloads MNIST to artifacts/. Raises `Failure`, a ValueError, when files are missing or invalid.
     """
     folder = data_dir or os.environ.get("MNIST_DIR")
     if folder:
@@ -167,8 +165,6 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise Failure(f"{path} is not a complete gzip archive ({error}); download it again") from error
-        if content.startswith(b"\x1f\x8b"):
-            raise Failure(f"{path} is compressed twice; unpack it once")
     start, magic = 4 * (1 + dimensions), 0x800 + dimensions
     found, *sizes = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
     expected = start + math.prod(sizes)
@@ -180,21 +176,17 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
 
 
 def download(train: bool) -> Images:
-    """Return a split that torchvision downloads to the user's cache, once; raise `Failure` if that fails."""
-    patience = socket.getdefaulttimeout()
+    """Return a split that torchvision downloads, once, to artifacts/; raise `Failure` if that fails."""
+    folder = ROOT / "artifacts"
     try:
         from torchvision.datasets import MNIST
 
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist"
-        socket.setdefaulttimeout(10)  # seconds without an answer
-        split = MNIST(cache, train, download=True)
+        split = MNIST(folder, train, download=True)
         data = Images(split.data.numpy(), split.targets.numpy())
         if digest(data) != OFFICIAL[train]:
-            raise ValueError(f"{cache} holds other data, delete it")
-    except Exception as error:  # torchvision may be broken, the home folder missing, the network down
+            raise ValueError(f"{folder} holds other data, delete it")
+    except Exception as error:  # torchvision may be broken, the folder read-only, the network down
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         advice = "restore it or name a folder with the four IDX files in MNIST_DIR"
         raise Failure(f"{BUNDLED} is missing or damaged, and the download failed ({reason}); {advice}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
     return data

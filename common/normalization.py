@@ -82,8 +82,5 @@ class LayerNorm(_Normalization):
 
 
 def normalization_layers(method: str | None, channels: int) -> list[BatchNorm | LayerNorm]:
-    """Return the layer of that method in a list, or an empty list for None; raise ValueError for any other."""
-    layers = {None: [], "batch": [BatchNorm(channels)], "layer": [LayerNorm(channels)]}
-    if method not in layers:
-        raise ValueError(f"expected normalization None, 'batch' or 'layer', got {method!r}")
-    return layers[method]
+    """Return the layer of that method in a list, or an empty list for None."""
+    return {None: [], "batch": [BatchNorm(channels)], "layer": [LayerNorm(channels)]}[method]

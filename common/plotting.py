@@ -31,10 +31,8 @@ styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))  # a deco
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write NAME.png, for people, and NAME.svg, for the answers; neither is ever incomplete."""
     margin = figure.bbox_inches.padded(0.1)  # for dark pages
-    for suffix, settings in (
-        ("png", {"dpi": 200, "bbox_inches": margin}),
-        ("svg", {"dpi": 300, "metadata": {"Date": None}}),
-    ):
+    formats = {"png": {"dpi": 200, "bbox_inches": margin}, "svg": {"dpi": 300, "metadata": {"Date": None}}}
+    for suffix, settings in formats.items():
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, **settings)
         figure.set_layout_engine("none")  # the layout is done: repeating it takes as long as drawing

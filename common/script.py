@@ -21,15 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
 FEATURES = "features.npz"  # task 4 writes it beside the checkpoint
+DEFAULT = "(default: %(default)s)"  # argparse fills it in
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
 
 
 class Failure(ValueError):
     """An error that the user can fix: the message is one line that says what is wrong and what to do."""
-
-
-# Argument checks
 
 
 def saved_by_forward(saved: Any) -> Any:
@@ -55,17 +53,14 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
         raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
 
 
-# The command line
-
-
 def script_parser(
     description: str, data: bool = False, model: bool = False, show: bool = True
 ) -> argparse.ArgumentParser:
     """Return a parser with the flags that scripts share, those of MNIST with `data`, of the network with `model`."""
-    with_defaults = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=with_defaults)
-    parser.add_argument("--seed", type=seed_number, default=0, help="seed of every random draw")
-    parser.add_argument("--figures", type=Path, default=FIGURES, metavar="DIR", help="folder for figures and results")
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=seed_number, default=0, help=f"seed of every random draw {DEFAULT}")
+    help_text = f"folder for figures and results {DEFAULT}"
+    parser.add_argument("--figures", type=Path, default=FIGURES, metavar="DIR", help=help_text)
     parser.set_defaults(show=False)
     if show:
         parser.add_argument("--show", action="store_true", help="open the figures in windows as well")
@@ -73,16 +68,19 @@ def script_parser(
         help_text = "folder with the four IDX files, plain or .gz; without it the variable MNIST_DIR, then common/mnist"
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
     if model:
-        parser.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
-        parser.add_argument("--checkpoint", type=network_file, default=CHECKPOINT, metavar="FILE", help="the network")
+        parser.add_argument("--device", choices=DEVICES, default="auto", help=f"where to compute {DEFAULT}")
+        path = {"type": network_file, "default": CHECKPOINT, "metavar": "FILE", "help": f"the network {DEFAULT}"}
+        parser.add_argument("--checkpoint", **path)
     return parser
 
 
 def add_training_flags(parser: argparse.ArgumentParser, epochs: int, batch_size: int, learning_rate: float) -> None:
     """Add flags for the settings of training, also with underscores, as the sheet spells them."""
-    parser.add_argument("--epochs", type=positive_int, default=epochs, help="passes over the train split")
-    parser.add_argument("--batch-size", "--batch_size", type=positive_int, default=batch_size, help="examples per step")
-    rate = {"type": positive_float, "default": learning_rate, "help": "step size of the optimizer"}
+    passes = {"type": positive_int, "default": epochs, "help": f"passes over the train split {DEFAULT}"}
+    size = {"type": positive_int, "default": batch_size, "help": f"examples per step {DEFAULT}"}
+    rate = {"type": positive_float, "default": learning_rate, "help": f"step size of the optimizer {DEFAULT}"}
+    parser.add_argument("--epochs", **passes)
+    parser.add_argument("--batch-size", "--batch_size", **size)
     parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
 
 
@@ -187,9 +185,6 @@ def choose_device(name: str = "auto") -> Any:
         print(f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr)
         chosen = "cpu"
     return torch.device(chosen)
-
-
-# Files
 
 
 def make_writable(folder: Path) -> None:

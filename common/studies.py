@@ -11,19 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data import bayes_limit, moon_densities, moons, random_moons
-from common.plotting import (
-    HALO,
-    PAGE_WIDTH,
-    SPLIT_COLOURS,
-    Axes,
-    Figure,
-    draw_moons,
-    label_end,
-    plt,
-    save_figure,
-    styled,
-)
+from common import plotting
+from common.data import bayes_loss, moon_densities, moons, random_moons
+from common.plotting import HALO, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
 from common.script import save_results
 
 # Of a study, by variant and seed, as task 1's `train_variant` returns them
@@ -110,15 +100,15 @@ def layer_norms(mlp: Any, seed: int) -> np.ndarray:
 def save(runs: Mapping[str, Runs], norms: np.ndarray, options: argparse.Namespace) -> None:
     """Print and save the results and figures of all studies, from their runs and the norms of untrained networks."""
     rows = {name: summarize(study, runs[name]) for name, study in STUDIES.items()}
-    limits = {name: bayes_limit(rows[name][0]["noise"]) for name in ("sheet", "scarce")}
-    for name in limits:
+    floors = {name: bayes_loss(rows[name][0]["noise"]) for name in ("sheet", "scarce")}
+    for name in floors:
         print_depths(rows[name])
-    save_figure(depth_figure(runs, limits, options.seed), options.figures, "task1_depth")
-    save_figure(gradient_figure(norms), options.figures, "task1_gradients")
-    save_figure(normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
+    plotting.save_figure(depth_figure(runs, floors, options.seed), options.figures, "task1_depth")
+    plotting.save_figure(gradient_figure(norms), options.figures, "task1_gradients")
+    plotting.save_figure(normalization_figure(rows["normalization"]), options.figures, "task1_normalization")
     means = dict(zip(INITIALIZATIONS, norms.mean(axis=1).tolist(), strict=True))
     settings = {"seeds": SEEDS, "width": WIDTH, "learned": LEARNED, "validation_points": VALIDATION_POINTS}
-    results = {"settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means}
+    results = {"settings": settings, "bayes_loss": floors, "gradient_norms_f_and_w": means}
     save_results(options, "task1_studies", results | rows)
 
 
@@ -133,14 +123,14 @@ def print_depths(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 @styled
-def depth_figure(runs: Mapping[str, Runs], limits: Mapping[str, tuple[float, float]], seed: int) -> Figure:
+def depth_figure(runs: Mapping[str, Runs], floors: Mapping[str, float], seed: int) -> Figure:
     """Draw the losses over the epochs and the final ones over depth, and what the networks of one seed learned.
 
-    `limits` has the Bayes loss and accuracy of the two studies drawn; on average no classifier gets below that loss.
+    `floors` has the Bayes loss of the two studies drawn; on average no classifier gets below it.
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 4.75))
     *parts, maps = figure.subfigures(3, 1, height_ratios=(1.7, 1.7, 1.35))
-    for part, (name, (floor, _)) in zip(parts, limits.items(), strict=True):
+    for part, (name, floor) in zip(parts, floors.items(), strict=True):
         variants = STUDIES[name]
         part.suptitle(TITLE.format(**variants[0]._asdict()), x=0.01, ha="left", fontweight="bold")
         *small, last = part.subplots(1, len(variants) + 1, sharey=True, width_ratios=[1] * len(variants) + [1.3])
@@ -200,7 +190,7 @@ def draw_epochs(axes: Axes, losses: np.ndarray, turn: bool) -> None:
 def draw_map(axes: Axes, variant: Variant, run: Mapping[str, Any], seed: int) -> None:
     """Draw train points on the probability that a network gives each moon, and the boundary of the best classifier."""
     x, y, _, _ = moons(variant.points, 2, variant.noise, seed)
-    draw_moons(axes, run["network"].forward, x, y)
+    plotting.draw_moons(axes, run["network"].forward, x, y)
     raw, _ = random_moons(variant.points, variant.noise, np.random.default_rng(seed).spawn(2)[0])  # before the scaling
     low, high = raw.min(axis=0), raw.max(axis=0)
     ticks = np.linspace(-1.1, 1.1, 200)
@@ -218,7 +208,7 @@ def draw_final(axes: Axes, depths: Sequence[int], final: np.ndarray) -> None:
         axes.fill_between(depths, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
         axes.plot(depths, line, "o-", color=colour)
         for end in np.flatnonzero(np.isfinite(line))[-1:]:  # none if all diverge
-            label_end(axes, depths[end], line[end], split, colour, line[end] == medians[end].max())
+            plotting.label_end(axes, depths[end], line[end], split, colour, line[end] == medians[end].max())
     axes.set(title="final loss", xlabel="hidden layers", xticks=depths, xmargin=0.05)
 
 

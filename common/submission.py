@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -39,13 +40,12 @@ def parse_options() -> argparse.Namespace:
     """Parse the flags of the submission; those that are for the tasks are None unless they are given."""
     parser = script_parser(__doc__, data=True, show=False)
     parser.prog = "python -m common.submission"
-    parser.add_argument("--device", choices=DEVICES, help="where to compute")
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: auto)")
     parser.add_argument("--reuse", action="store_true", help="typeset the results that are there, run nothing")
     parser.add_argument("--author", type=readable, metavar="NAME", help="name in the header of the pages")
     parser.add_argument("--student-id", type=readable, metavar="NUMBER", help="matriculation number beside it")
-    parser.set_defaults(seed=None)
     options = parse(parser)
-    if options.reuse and (options.seed, options.data_dir, options.device) != (None, None, None):
+    if options.reuse and (options.seed, options.data_dir, options.device) != (0, None, None):
         parser.error("--reuse runs no task: leave out --seed, --data-dir and --device")
     return options
 
@@ -67,7 +67,10 @@ def run_tasks(options: argparse.Namespace) -> None:
     for number, taken in enumerate(names, 1):
         print(f"== task{number}.py", flush=True)
         flags = [f"--{name.replace('_', '-')}={given[name]}" for name in taken if given[name] is not None]
-        if status := subprocess.call([sys.executable, str(ROOT / f"task{number}.py"), *flags]):
+        task = subprocess.Popen([sys.executable, str(ROOT / f"task{number}.py"), *flags])
+        with suppress(KeyboardInterrupt):  # the task is interrupted as well, and says so
+            task.wait()
+        if status := task.wait():
             raise SystemExit(status)
 
 
@@ -87,12 +90,9 @@ def typeset(folder: Path, author: str | None = None, student_id: str | None = No
             contradicted, (signed,) = (json.loads(query(label)) for label in ("<contradicted>", "<author>"))
         except typst.TypstError as error:
             place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", error.diagnostic)
-            where = place[0] if place else "answers.typ:1:1"
-            raise Failure(
-                f"{'figures/answers/' if '.typ' in where else ''}{where}: {error.message.splitlines()[0]}; correct it "
-                "there or a little before (text needs a backslash before # $ @ * _ and <), or, if you did not change "
-                "it, run python -m common.submission again"
-            ) from error
+            where = f"{place[0] if place else 'answers.typ'}: {error.message.splitlines()[0]}"
+            advice = "correct it there or a little before (# $ @ * _ and < need a backslash), or run the tasks again"
+            raise Failure(f"{where}; {advice}") from error
     with replacing(folder / "submission.pdf") as target:
         target.write_bytes(document)
     if not signed:

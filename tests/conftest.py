@@ -1,5 +1,6 @@
 """What the tests share: the project on the path, small data, and scripts in this process or in one of their own."""
 
+import json
 import os
 import runpy
 import shutil
@@ -27,6 +28,17 @@ def run_script(script, *flags, cwd=None, **environment):
     """Run a script of the project as a user would; return the finished process."""
     words, pipes = [sys.executable, ROOT / script, *map(str, flags)], {"capture_output": True, "encoding": "utf-8"}
     return subprocess.run(words, cwd=cwd, env=os.environ | environment, timeout=300, **pipes)
+
+
+def figures_of(main, options):
+    """Run a script's main; return its results and its figures, which stay open as they do with --show."""
+    plt.close("all")
+    plt.switch_backend("svg")
+    main(options)
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    plt.close("all")
+    plt.switch_backend("agg")
+    return json.loads(next(options.figures.glob("task*.json")).read_text(encoding="utf-8")), figures
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_what_is_no_checkpoint_of_the_network_is_refused_in_one_line(kind, tmp_p
         stored[1].write_bytes(DAMAGED[kind](stored[1].read_bytes()))
     else:
         torch.save(DAMAGED[kind], stored[1])
-    with pytest.raises(Failure, match=r"mlp\.pt is damaged or not a checkpoint .*python task3\.py$"):
+    with pytest.raises(Failure, match=r"mlp\.pt is damaged or not a checkpoint .*task3\.py --checkpoint .*mlp\.pt$"):
         task3.read_checkpoint(stored[1])
 
 

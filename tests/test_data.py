@@ -3,7 +3,6 @@
 import gzip
 import runpy
 import shutil
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,7 +41,7 @@ def test_the_bundled_archives_are_read_as_torchvision_reads_them(train, tmp_path
 @pytest.mark.parametrize("archive", [None, b"damaged", OTHER], ids=["missing", "damaged", "of other data"])
 def test_a_download_replaces_a_bundled_archive_that_is_not_the_official_one(archive, tmp_path, monkeypatch):
     def download(cache, train, download):
-        assert (cache, train, download, socket.getdefaulttimeout()) == (tmp_path / "mnist", False, True, 10)
+        assert (cache, train, download) == (ROOT / "artifacts", False, True)
         return SimpleNamespace(data=torch.from_numpy(official.images), targets=torch.from_numpy(answers.pop()))
 
     official = load_data(train=False)
@@ -50,13 +49,11 @@ def test_a_download_replaces_a_bundled_archive_that_is_not_the_official_one(arch
     labels = shutil.copytree(ROOT / "common" / "mnist", tmp_path / "mnist") / "t10k-labels-idx1-ubyte.gz"
     labels.write_bytes(archive) if archive else labels.unlink()
     load = runpy.run_path(shutil.copy(ROOT / "common" / "data.py", tmp_path))["load_data"]  # beside the archives
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("torchvision.datasets.MNIST", download)
     assert np.array_equal(load(train=False).labels, official.labels)
     for reason in ("holds other data, delete it", "IndexError: pop from empty list"):
         with pytest.raises(Failure, match=f"the download failed .*{reason}.*MNIST_DIR$"):
             load(train=False)
-    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("place", ["{0}", "{0}.gz", "{0}/{0}", "{0}/{0}.gz"])
@@ -91,7 +88,7 @@ UNUSABLE = {
     "a cut archive": ({LABEL_FILE: None, LABELS_GZ: PACKED[:-9]}, "not a complete gzip archive"),
     "a changed archive": ({LABEL_FILE: None, LABELS_GZ: PACKED[:10] + b"change"}, "not a complete gzip archive"),
     "no archive": ({LABEL_FILE: None, LABELS_GZ: b"text"}, "not a complete gzip archive"),
-    "packed twice": ({LABEL_FILE: None, LABELS_GZ: gzip.compress(PACKED)}, "compressed twice"),
+    "packed twice": ({LABEL_FILE: None, LABELS_GZ: gzip.compress(PACKED)}, "magic number 0x1f8b"),
 }
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from twins import torch_twin
 
 from common.gradients import MOST_ENTRIES, central_differences, network_errors, parameter_names, relative_error
-from common.normalization import BatchNorm, normalization_layers
+from common.normalization import BatchNorm
 from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
 
 EXACT = 1e-12  # the same mathematics in another order
@@ -71,15 +71,10 @@ def test_relu_has_slope_zero_at_zero_as_in_torch():
     assert layer.backward(np.ones_like(x)).tolist() == tensor.grad.tolist() == [[0, 0, 1, 0]]
 
 
-def test_another_normalization_and_a_batch_of_one_in_training_are_refused():
-    with pytest.raises(ValueError, match="expected normalization None, 'batch' or 'layer', got 'group'"):
-        normalization_layers("group", 3)
+def test_a_batch_of_one_is_refused_in_training_alone():
     assert BatchNorm(3).forward(np.ones((1, 3))).shape == (1, 3)
     with pytest.raises(ValueError, match="at least two"):
         BatchNorm(3).forward(np.ones((1, 3)), remember=True)
-
-
-# The tools: differences, errors, the table of task 1
 
 
 def test_central_differences_find_the_derivative_and_restore_the_array():

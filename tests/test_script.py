@@ -127,7 +127,7 @@ FAILURES = {
     "task3.py --lr 1e30": "the loss is not finite in epoch 1, step .*; take a smaller --learning-rate",
     "task3.py --checkpoint file/mlp.pt": f"file: File exists; {ADVICE}",
     "task4.py --data-dir few": "found 19 of class 1, 1 of class 2; at least two classes are needed, .*",
-    "task4.py": "there is no checkpoint mlp.pt; run python task3.py first",
+    "task4.py": "there is no checkpoint mlp.pt; run python task3.py --checkpoint mlp.pt first",
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from twins import torch_twin
 
 from common import studies
-from common.data import bayes_limit, moon_densities, moons, random_moons
+from common.data import bayes_loss, moon_densities, moons, random_moons
 from common.plotting import styled
 from common.studies import Variant
 from task1 import MLP, gradient_norms, train, train_studies, train_variant
@@ -97,12 +97,12 @@ def test_the_results_are_summaries_and_the_figure_shows_the_runs_also_where_a_de
     runs = {name: [[train_variant(each, 4 + k) for k in (0, 1)] for each in study] for name, study in table.items()}
     studies.save(runs, norms := gradient_norms(4), Namespace(seed=4, figures=tmp_path))
     settings = {"seeds": 2, "width": 30, "learned": 0.6, "validation_points": 30}
-    limits = {"sheet": [*bayes_limit(0.3)], "scarce": [*bayes_limit(0.5)]}
+    floors = {"sheet": bayes_loss(0.3), "scarce": bayes_loss(0.5)}
     means = dict(zip(studies.INITIALIZATIONS, norms.mean(axis=1).tolist(), strict=True))
-    expected = {"seed": 4, "settings": settings, "bayes_loss_and_accuracy": limits, "gradient_norms_f_and_w": means}
+    expected = {"seed": 4, "settings": settings, "bayes_loss": floors, "gradient_norms_f_and_w": means}
     rows = {name: studies.summarize(study, runs[name]) for name, study in table.items()}
     assert json.loads((tmp_path / "task1_studies.json").read_text(encoding="utf-8")) == expected | rows
-    figure = studies.depth_figure(runs, {"sheet": (0.001, 100), "scarce": (0.25, 91)}, 4)
+    figure = studies.depth_figure(runs, {"sheet": 0.001, "scarce": 0.25}, 4)
     assert {"Bayes 0.001", "Bayes 0.25", "no hidden layers", "1 hidden layer"} <= {*texts(figure)}
     for name, row, floor in (("sheet", figure.axes[:6], 0.001), ("scarce", figure.axes[6:12], 0.25)):
         assert {axes.lines[-1].get_ydata()[0] for axes in row} == {floor}

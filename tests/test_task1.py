@@ -15,7 +15,7 @@ import task1
 from common.data import moons
 from common.normalization import BatchNorm
 from common.plotting import MOON_COLOURS
-from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax, train
+from task1 import MLP, Linear, ReLU, Softmax, train
 
 
 @pytest.mark.parametrize("deviation", [None, 0.7])
@@ -43,13 +43,6 @@ def test_forward_without_remember_keeps_nothing():
         before = dict(vars(layer))
         layer.forward(np.ones((4, 2)))
         assert vars(layer) == before
-
-
-def test_loss_and_gradient_of_cross_entropy_by_hand():
-    criterion = CrossEntropyLoss()
-    p = np.array([[0.5, 0.5], [0.2, 0.8]])
-    assert criterion.forward(p, np.array([0, 1])) == pytest.approx(-(np.log(0.5) + np.log(0.8)) / 2, rel=1e-12)
-    np.testing.assert_allclose(criterion.backward(), [[-1, 0], [0, -0.625]], rtol=1e-12)
 
 
 def test_backward_is_refused_after_a_loss_that_is_not_remembered_and_after_another_batch():

@@ -1,11 +1,10 @@
 """Task 2 on small data: every number and figure is what scikit-learn finds; corner cases by hand."""
 
-import json
 from itertools import permutations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import figures_of
 from sklearn import decomposition, metrics
 
 import task2
@@ -22,12 +21,7 @@ def ran(small_mnist, tmp_path_factory):
     """The results of task 2, its figures, which stay open as they do with --show, and both splits."""
     folder = tmp_path_factory.mktemp("task2")
     flags = ["--seed=2", f"--data-dir={small_mnist}", f"--figures={folder}"]
-    plt.switch_backend("svg")
-    task2.main(script_parser("", data=True).parse_args(flags))
-    figures = [plt.figure(number) for number in plt.get_fignums()[-4:]]
-    plt.close("all")
-    plt.switch_backend("agg")
-    results = json.loads((folder / "task2.json").read_text(encoding="utf-8"))
+    results, figures = figures_of(task2.main, script_parser("", data=True).parse_args(flags))
     return results, figures, load_data(True, small_mnist), load_data(False, small_mnist)
 
 

@@ -1,12 +1,12 @@
 """Task 3: network, accuracy and training against NumPy, scikit-learn and a plain loop; its results on small data."""
 
-import json
 from itertools import count, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import figures_of
 from scipy.special import softmax
 from sklearn import metrics
 from torch import nn
@@ -108,12 +108,7 @@ def ran(small_mnist, tmp_path_factory):
     add_training_flags(parser, **task3.DEFAULTS)
     flags = ["--data-dir", small_mnist, "--figures", folder, "--checkpoint", folder / "mlp.pt", "--device", "cpu"]
     settings = ["--seed", 1, "--epochs", 5, "--batch-size", 20, "--learning-rate", 1e-3]
-    plt.switch_backend("svg")
-    task3.main(parser.parse_args(map(str, [*flags, *settings])))
-    figures = [plt.figure(number) for number in plt.get_fignums()[-2:]]
-    plt.close("all")
-    plt.switch_backend("agg")
-    results = json.loads((folder / "task3.json").read_text(encoding="utf-8"))
+    results, figures = figures_of(task3.main, parser.parse_args(map(str, [*flags, *settings])))
     return results, figures, [load_data(split, small_mnist) for split in (True, False)], folder / "mlp.pt"
 
 

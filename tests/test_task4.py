@@ -1,14 +1,12 @@
 """Task 4 on small data: features, planes and measures are what NumPy and scikit-learn find; corner cases by hand."""
 
-import json
 import re
 from collections import namedtuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import figures_of, run_script
 from scipy import linalg, ndimage
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
@@ -48,12 +46,8 @@ def ran(small_mnist, tmp_path_factory):
         model.layers[-1].bias -= model(torch.tensor(vectors).float()).mean(dim=0)  # no class is favoured
     task3.save_checkpoint(model, {"seed": 3, "data": digest(train)}, folder / "mlp.pt")
     flags = ["--data-dir", small_mnist, "--figures", folder, "--checkpoint", folder / "mlp.pt", "--seed", 2]
-    plt.switch_backend("svg")
-    task4.main(script_parser("", data=True, model=True).parse_args(map(str, [*flags, "--device", "cpu"])))
-    figures = [plt.figure(number) for number in plt.get_fignums()[-3:]]
-    plt.close("all")
-    plt.switch_backend("agg")
-    results = json.loads((folder / "task4.json").read_text("utf-8"))
+    parser = script_parser("", data=True, model=True)
+    results, figures = figures_of(task4.main, parser.parse_args(map(str, [*flags, "--device", "cpu"])))
     page = (folder / "task4_explorer.html").read_text("utf-8")
     with np.load(folder / FEATURES) as archive:
         return Ran(model, train, *test, known, *exact(model, vectors), results, figures, page, dict(archive))
