@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.random import Generator
 from tqdm import tqdm
 
 from common import gradients, script, studies
@@ -38,7 +37,7 @@ class Linear:
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, rng: Generator | None = None, std: float | None = None
+        self, in_channels: int, out_channels: int, rng: np.random.Generator | None = None, std: float | None = None
     ) -> None:
         rng = np.random.default_rng() if rng is None else rng
         std = math.sqrt(2 / in_channels) if std is None else std
