@@ -172,6 +172,8 @@ def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
         raise Failure(f"{path} has the magic number {found:#x} instead of {magic:#x}; it is not the expected IDX file")
     if len(content) != expected:
         raise Failure(f"{path} has {len(content)} bytes where its header promises {expected}; download it again")
+    if 0 in sizes:
+        raise Failure(f"{path} is empty; give a folder with data")
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 

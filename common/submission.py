@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -68,9 +67,11 @@ def run_tasks(options: argparse.Namespace) -> None:
         print(f"== task{number}.py", flush=True)
         flags = [f"--{name.replace('_', '-')}={given[name]}" for name in taken if given[name] is not None]
         task = subprocess.Popen([sys.executable, str(ROOT / f"task{number}.py"), *flags])
-        with suppress(KeyboardInterrupt):  # the task is interrupted as well, and says so
-            task.wait()
-        if status := task.wait():
+        try:
+            status = task.wait()
+        finally:
+            task.wait()  # when interrupted: the task is interrupted as well, and ends in good order
+        if status:
             raise SystemExit(status)
 
 

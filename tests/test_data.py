@@ -83,6 +83,7 @@ UNUSABLE = {
     "a byte less": ({IMAGE_FILE: GOOD[IMAGE_FILE][:-1]}, "2367 bytes where its header promises 2368"),
     "labels as images": ({IMAGE_FILE: GOOD[LABEL_FILE] + bytes(9)}, "magic number 0x801 instead of 0x803"),
     "an image less": ({IMAGE_FILE: idx_bytes(IMAGES[1:])}, "2 images but 3 labels"),
+    "no image": ({IMAGE_FILE: idx_bytes(IMAGES[:0]), LABEL_FILE: idx_bytes(LABELS[:0])}, "is empty"),
     "label 10": ({LABEL_FILE: idx_bytes(LABELS + 1)}, "label 10"),
     "28×27": ({IMAGE_FILE: idx_bytes(IMAGES[:, :, 1:])}, "28×27 instead of 28×28"),
     "a cut archive": ({LABEL_FILE: None, LABELS_GZ: PACKED[:-9]}, "not a complete gzip archive"),
