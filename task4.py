@@ -1,7 +1,7 @@
 """Task 4 · What the hidden layers of task 3's network make of the digits.
 
 Answers 4.1 to 4.4 of the sheet; writes figures/task4_*, figures/task4.json and the page task4_explorer.html, and
-features.npz beside the checkpoint. Without a checkpoint the network is trained first, as task 3 does.
+features.npz beside the checkpoint. Without the default checkpoint the network is trained first, as task 3 does.
 """
 
 import argparse
@@ -23,14 +23,13 @@ from common.explorer import Space, save_page
 from common.pca import PCA, do_pca, project
 from common.plotting import CLASSIFIER_COLOURS, PAGE_WIDTH, Axes, Figure, plt, styled
 from common.script import CHECKPOINT, FEATURES, Failure, check_shape
-from common.separation import between_classes, linear_accuracy, neighbour_separation
+from common.separation import NEIGHBOURS, between_classes, linear_accuracy, neighbour_separation
 from task3 import DEFAULTS, MultilayerPerceptron, batch_accuracy, predict_probabilities, read_checkpoint, train_and_save
 
 SPACES = ("pixels", "layer 1", "layer 2", "layer 3", "layer 4")
 SHOWN_POINTS = 3000
 FIT_IMAGES = 20_000  # of the train split, from which both classifiers learn
 KEPT_COMPONENTS = (1, 2, 3, 5, 7, 10, 20, 50)  # numbers of components from which the network goes on
-NEIGHBOURS = 10
 LEGEND = """variance between the classes and in the plane of two components; accuracy of ten
 neighbours in the plane, and of a linear classifier in the full space (%)
               between   in plane  neighbours     linear"""
@@ -104,18 +103,16 @@ def measure_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
 
 
 def compare_with_untrained(
-    model: MultilayerPerceptron, seed: int, train_data: Vectors, test_data: Vectors
+    model: MultilayerPerceptron, seed: int, train_data: Vectors, spaces: Sequence[np.ndarray], labels: np.ndarray
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure the separation in the pixels and layers, and in the layers of the network before its training (4.3)."""
+    """Measure the separation in the test pixels and layers, `spaces`, and in the layers before training (4.3)."""
     torch.manual_seed(seed)
     control, some = MultilayerPerceptron().to(next(model.parameters()).device), thin(train_data, FIT_IMAGES)
-    spaces = [
-        [data.vectors, *extract_features(model, data.vectors), *extract_features(control, data.vectors)]
-        for data in (some, test_data)
-    ]
+    fits = [some.vectors, *extract_features(model, some.vectors), *extract_features(control, some.vectors)]
+    pairs = list(zip(fits, [*spaces, *extract_features(control, spaces[0])], strict=True))
     measures = []
-    for fit, held_out in tqdm(list(zip(*spaces, strict=True)), "separation", leave=False, disable=None):
-        measures.append(measure_separation(Vectors(fit, some.labels), Vectors(held_out, test_data.labels)))
+    for fit, held_out in tqdm(pairs, "separation", leave=False, disable=None):
+        measures.append(measure_separation(Vectors(fit, some.labels), Vectors(held_out, labels)))
     return measures[: len(SPACES)], measures[len(SPACES) :]
 
 
@@ -287,7 +284,7 @@ def main(options: argparse.Namespace) -> None:
         orders.append(order)
 
     print("measuring how well the classes separate, layer by layer …", flush=True)  # 4.3
-    measures, untrained = compare_with_untrained(model, settings.get("seed", 0), train_data, test_data)
+    measures, untrained = compare_with_untrained(model, settings.get("seed", 0), train_data, spaces, labels)
     finished = [finished_accuracies(model, k, pca, Vectors(spaces[k], labels)) for k, pca in enumerate(pcas)]
     print(LEGEND)
     for name, measure in zip([*SPACES, *(f"untrained {k}" for k in range(1, 5))], [*measures, *untrained], strict=True):

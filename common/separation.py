@@ -13,6 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from common.data import Vectors
 
+NEIGHBOURS = 10
+
 
 def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
     """Return the six most confused pairs of classes of a confusion matrix, most confused first.
@@ -41,7 +43,7 @@ def neighbour_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
     """
     # A tree is faster in few dimensions, comparing all pairs in many; both are exact.
     algorithm = "kd_tree" if fit.vectors.shape[1] <= 5 else "brute"
-    classifier = KNeighborsClassifier(min(10, len(fit.labels)), algorithm=algorithm).fit(*fit)
+    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(fit.labels)), algorithm=algorithm).fit(*fit)
     matrix = confusion_matrix(held_out.labels, classifier.predict(held_out.vectors), labels=range(10))
     return {
         "accuracy": float(100 * np.trace(matrix) / len(held_out.labels)),

@@ -36,7 +36,7 @@ TITLE = "{points:,} points, noise {noise}, {epochs} epochs"  # of a depth study
 
 
 class Variant(NamedTuple):
-    """One network and its training, with `seeds` seeds; the defaults are those of task 1's own run."""
+    """One network and its training, with `seeds` seeds; the defaults of data and training are task 1's own."""
 
     depth: int
     points: int = 8000

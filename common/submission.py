@@ -68,9 +68,9 @@ def run_tasks(options: argparse.Namespace) -> None:
         flags = [f"--{name.replace('_', '-')}={given[name]}" for name in taken if given[name] is not None]
         task = subprocess.Popen([sys.executable, str(ROOT / f"task{number}.py"), *flags])
         try:
+            task.wait()
+        finally:  # when interrupted, the task is as well, and ends in good order
             status = task.wait()
-        finally:
-            task.wait()  # when interrupted: the task is interrupted as well, and ends in good order
         if status:
             raise SystemExit(status)
 
