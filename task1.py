@@ -1,6 +1,8 @@
-"""Task 1 · A multilayer perceptron and its backpropagation by hand, in NumPy, on the two moons.
+"""Task 1 · A multilayer perceptron and its backpropagation by hand, in NumPy, on the
+two moons.
 
-Answers 1.1 to 1.4 of the sheet, with a study for task 5; writes figures/task1_*, task1.json and task1_studies.json.
+Answers 1.1 to 1.4 of the sheet, with a study for task 5; writes figures/task1_*,
+task1.json and task1_studies.json.
 """
 
 import argparse
@@ -19,10 +21,22 @@ from tqdm import tqdm
 from common import gradients, script, studies
 from common.data import Moons, moons
 from common.normalization import normalization_layers
-from common.plotting import HALO, PAGE_WIDTH, Figure, draw_history, draw_moons, plt, save_figure, styled
+from common.plotting import (
+    HALO,
+    PAGE_WIDTH,
+    Figure,
+    draw_history,
+    draw_moons,
+    plt,
+    save_figure,
+    styled,
+)
 from common.script import Failure, check_labels, check_shape, saved_by_forward
 
-HIDDEN_CHANNELS = (30, 30)  # change it here or with --hidden-channels (1.4); () is a linear classifier
+HIDDEN_CHANNELS = (
+    30,
+    30,
+)  # change it here or with --hidden-channels (1.4); () is a linear classifier
 EPOCHS = 10
 BATCH_SIZE = 32
 LEARNING_RATE = 0.05
@@ -32,18 +46,26 @@ History = dict[str, list[float]]
 class Linear:
     """Affine layer f(x) = x Wᵀ + b (sheet, task 1).
 
-    With δ = ∂L/∂f [N, out] from above, the chain rule gives ∂L/∂W = δᵀ x, ∂L/∂b = Σₙ δₙ and ∂L/∂x = δ W.
-    Biases start at zero, weights from N(0, std²), with std² = 2 / in by default (He et al., arXiv 1502.01852).
+    With δ = ∂L/∂f [N, out] from above, the chain rule gives ∂L/∂W = δᵀ x, ∂L/∂b = Σₙ δₙ
+    and ∂L/∂x = δ W. Biases start at zero, weights from N(0, std²), with std² = 2 / in
+    by default (He et al., arXiv 1502.01852).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, rng: np.random.Generator | None = None, std: float | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        rng: np.random.Generator | None = None,
+        std: float | None = None,
     ) -> None:
         rng = np.random.default_rng() if rng is None else rng
         std = math.sqrt(2 / in_channels) if std is None else std
         self.weight = rng.normal(0, std, (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
-        self.grad_weight, self.grad_bias = np.zeros_like(self.weight), np.zeros_like(self.bias)
+        self.grad_weight, self.grad_bias = (
+            np.zeros_like(self.weight),
+            np.zeros_like(self.bias),
+        )
         self.last_input: np.ndarray | None = None
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
@@ -68,7 +90,8 @@ class Linear:
 class ReLU:
     """Rectifier g(f) = max(0, f), element by element (sheet, task 1).
 
-    ∂L/∂f = ∂L/∂g where f > 0, else 0. At exactly f = 0, where g has no derivative, we take 0, as PyTorch does.
+    ∂L/∂f = ∂L/∂g where f > 0, else 0. At exactly f = 0, where g has no derivative, we
+    take 0, as PyTorch does.
     """
 
     def __init__(self) -> None:
@@ -100,7 +123,9 @@ class Softmax:
         self.last_output: np.ndarray | None = None
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map logits f [N, C] to probabilities p [N, C]; `remember` keeps them for the backward pass."""
+        """Map logits f [N, C] to probabilities p [N, C]; `remember` keeps them for the
+        backward pass.
+        """
         p = np.exp(log_softmax(x))
         if remember:
             self.last_output = p
@@ -117,21 +142,31 @@ class Softmax:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log pⱼ = fⱼ + C - log Σₖ exp(fₖ + C), C = -max f, for logits f [N, C]; finite for logits up to ±1e300."""
+    """Return log pⱼ = fⱼ + C - log Σₖ exp(fₖ + C), C = -max f, for logits f [N, C];
+    finite for logits up to ±1e300.
+    """
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 class CrossEntropyLoss:
-    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] = -1[j = yₙ] / (N p[n, j])."""
+    """Averaged cross-entropy L = -1/N Σₙ log p[n, yₙ] (sheet, task 1), so ∂L/∂p[n, j] =
+    -1[j = yₙ] / (N p[n, j]).
+    """
 
     def __init__(self) -> None:
         self.last_input: tuple[np.ndarray, np.ndarray] | None = None
 
     def forward(self, p: np.ndarray, y: np.ndarray) -> float:
-        """Return the mean loss of probabilities p [N, C] for integer classes y [N]; raise ValueError for others."""
-        check_labels(y, *p.shape)  # NumPy would take one-hot rows and -1 as indices as well
-        p = np.maximum(p, np.finfo(p.dtype).tiny)  # where p has underflowed to 0, loss and gradient stay finite
+        """Return the mean loss of probabilities p [N, C] for integer classes y [N];
+        raise ValueError for others.
+        """
+        check_labels(
+            y, *p.shape
+        )  # NumPy would take one-hot rows and -1 as indices as well
+        p = np.maximum(
+            p, np.finfo(p.dtype).tiny
+        )  # where p has underflowed to 0, loss and gradient stay finite
         self.last_input = p, y
         return float(-np.log(p[np.arange(len(y)), y]).mean())
 
@@ -142,12 +177,15 @@ class CrossEntropyLoss:
 
 
 class MLP:
-    """Alternating linear layers and ReLUs, a softmax after the last linear layer (sheet, task 1).
+    """Alternating linear layers and ReLUs, a softmax after the last linear layer
+    (sheet, task 1).
 
-    `hidden_channels=()` is a linear classifier; `normalization` "batch" or "layer" goes before each ReLU (task 5).
+    `hidden_channels=()` is a linear classifier; `normalization` "batch" or "layer" goes
+    before each ReLU (task 5).
 
-    Training bypasses `Softmax` and `CrossEntropyLoss`: loss and gradient come directly from the logits f, by
-    log p[n, y] = f_y - log Σₖ exp fₖ and ∂L/∂f = (p - y) / N with y one-hot, to which the chain through both reduces.
+    Training bypasses `Softmax` and `CrossEntropyLoss`: loss and gradient come directly
+    from the logits f, by log p[n, y] = f_y - log Σₖ exp fₖ and ∂L/∂f = (p - y) / N with
+    y one-hot, to which the chain through both reduces.
     """
 
     def __init__(
@@ -164,7 +202,11 @@ class MLP:
         self.layers = []
         for inputs, outputs in pairwise(channels):
             linear = Linear(inputs, outputs, rng, weight_std)
-            self.layers += [linear, *normalization_layers(normalization, outputs), ReLU()]
+            self.layers += [
+                linear,
+                *normalization_layers(normalization, outputs),
+                ReLU(),
+            ]
         self.layers += [Linear(channels[-1], out_channels, rng, weight_std), Softmax()]
         self.last_loss: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -177,11 +219,15 @@ class MLP:
         return x
 
     def forward(self, x: np.ndarray, remember: bool = False) -> np.ndarray:
-        """Map x [N, in] to probabilities [N, out]; `remember` keeps what the layers' backward passes need."""
+        """Map x [N, in] to probabilities [N, out]; `remember` keeps what the layers'
+        backward passes need.
+        """
         return self.layers[-1].forward(self.logits(x, remember), remember)
 
     def loss(self, x: np.ndarray, y: np.ndarray, remember: bool = False) -> float:
-        """Return the averaged cross-entropy of x [N, in], classes y [N]; `remember` (training) allows `backward`."""
+        """Return the averaged cross-entropy of x [N, in], classes y [N]; `remember`
+        (training) allows `backward`.
+        """
         check_shape(x, "N", self.layers[0].weight.shape[1])
         log_p = log_softmax(self.logits(x, remember))
         check_labels(y, *log_p.shape)
@@ -190,7 +236,9 @@ class MLP:
         return float(-log_p[np.arange(len(y)), y].mean())
 
     def backward(self) -> np.ndarray:
-        """Set the gradients of the last `loss(x, y, remember=True)` in every layer; return ∂L/∂x [N, in]."""
+        """Set the gradients of the last `loss(x, y, remember=True)` in every layer;
+        return ∂L/∂x [N, in].
+        """
         p, y = saved_by_forward(self.last_loss)
         gradient = (p - np.eye(p.shape[1])[y]) / len(y)  # ∂L/∂f [N, out]
         for layer in reversed(self.layers[:-1]):
@@ -202,7 +250,9 @@ class MLP:
         for layer in self.layers:
             layer.update(learning_rate)
 
-    def training_step(self, x: np.ndarray, y: np.ndarray, learning_rate: float) -> float:
+    def training_step(
+        self, x: np.ndarray, y: np.ndarray, learning_rate: float
+    ) -> float:
         """Learn from one batch; return its loss before the step."""
         loss = self.loss(x, y, remember=True)
         self.backward()
@@ -220,17 +270,21 @@ def train(
     report: Callable[[int, History], None] = lambda epoch, history: None,
     weight_decay: float = 0,
 ) -> History:
-    """Train by stochastic gradient descent (1.2); return `train_loss` and `test_loss` of the full splits per epoch.
+    """Train by stochastic gradient descent (1.2); return `train_loss` and `test_loss`
+    of the full splits per epoch.
 
-    The points are shuffled anew in every epoch; `report` is called after each. `weight_decay` λ subtracts ηλW from the
-    weights W in every step, with η the learning rate. Raises `Failure` if training diverges.
+    The points are shuffled anew in every epoch; `report` is called after each.
+    `weight_decay` λ subtracts ηλW from the weights W in every step, with η the learning
+    rate. Raises `Failure` if training diverges.
     """
     x_train, y_train, x_test, y_test = data
     rng = np.random.default_rng(seed)
     history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x_train))
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows in the loss, which is checked
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # an overflow shows in the loss, which is checked
             for step, start in enumerate(range(0, len(order), batch_size), 1):
                 batch = order[start : start + batch_size]
                 loss = mlp.training_step(x_train[batch], y_train[batch], learning_rate)
@@ -248,95 +302,197 @@ def train(
 def check_finite(loss: float, epoch: int, step: int) -> None:
     """Raise `Failure` when training has diverged: the loss is infinite or NaN."""
     if not math.isfinite(loss):
-        raise Failure(f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate")
+        raise Failure(
+            f"the loss is {loss} in epoch {epoch}, step {step}; take a smaller --learning-rate"
+        )
 
 
 @styled
-def training_figure(history: History, predict: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray) -> Figure:
-    """Draw the losses over the epochs, and test points x [N, 2] on a map of `predict`, the wrong ones ringed (1.3)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25])
+def training_figure(
+    history: History, predict: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray
+) -> Figure:
+    """Draw the losses over the epochs, and test points x [N, 2] on a map of `predict`,
+    the wrong ones ringed (1.3).
+    """
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(PAGE_WIDTH, 2.1), width_ratios=[1, 1.25]
+    )
     draw_history(left, history, "loss", 4)
     left.set(ylabel="loss (nats)", yscale="log", ymargin=0.12)
     draw_moons(right, predict, x, y)
     wrong = x[predict(x).argmax(axis=1) != y]
     right.scatter(*wrong.T, s=45, facecolors="none", edgecolors="black", linewidths=0.8)
-    style = {"va": "center", "transform": right.transAxes, "path_effects": HALO, "fontweight": "bold", "fontsize": 7}
+    style = {
+        "va": "center",
+        "transform": right.transAxes,
+        "path_effects": HALO,
+        "fontweight": "bold",
+        "fontsize": 7,
+    }
     right.text(0.55, 0.93, "upper moon", ha="left", **style)
     right.text(0.45, 0.07, "lower moon", ha="right", **style)
-    title = f"{len(wrong):,} of {len(x):,} test points wrong" + (" (ringed)" if len(wrong) else "")
-    right.set(title=title, xlabel="$x_1$ (scaled)", ylabel="$x_2$ (scaled)", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+    title = f"{len(wrong):,} of {len(x):,} test points wrong" + (
+        " (ringed)" if len(wrong) else ""
+    )
+    right.set(
+        title=title,
+        xlabel="$x_1$ (scaled)",
+        ylabel="$x_2$ (scaled)",
+        xticks=[-1, 0, 1],
+        yticks=[-1, 0, 1],
+    )
     return figure
 
 
 def train_variant(variant: studies.Variant, seed: int) -> dict[str, Any]:
-    """Train one network of a study (1.4, 5); return train and validation `losses` [2, epochs], `network` and measures.
+    """Train one network of a study (1.4, 5); return train and validation `losses` [2,
+    epochs], `network` and measures.
 
-    `network` is that of the last three epochs with the median validation loss; `train` loss, `test` loss and `error`
-    in per cent are its own, the last two on the test points. `stopped_epoch` has the least validation loss, with
-    `stopped_test` and `stopped_error`. The measures of a run that diverged are None.
+    `network` is that of the last three epochs with the median validation loss; `train`
+    loss, `test` loss and `error` in per cent are its own, the last two on the test
+    points. `stopped_epoch` has the least validation loss, with `stopped_test` and
+    `stopped_error`. The measures of a run that diverged are None.
     """
-    mlp = MLP(2, (studies.WIDTH,) * variant.depth, 2, seed, variant.normalization, variant.weight_std)
+    mlp = MLP(
+        2,
+        (studies.WIDTH,) * variant.depth,
+        2,
+        seed,
+        variant.normalization,
+        variant.weight_std,
+    )
     cut = studies.VALIDATION_POINTS
     data = moons(variant.points, cut + variant.test_points, variant.noise, seed)
     losses, last, stopped = np.full((2, variant.epochs), np.nan), [], (math.inf, 0, mlp)
 
     def keep(epoch: int, history: History) -> None:
         nonlocal stopped
-        losses[:, epoch - 1] = train_loss, loss = [values[-1] for values in history.values()]
+        losses[:, epoch - 1] = train_loss, loss = [
+            values[-1] for values in history.values()
+        ]
         if loss < stopped[0]:
             stopped = loss, epoch, deepcopy(mlp)
         if epoch > variant.epochs - 3:
             last.append((loss, train_loss, deepcopy(mlp)))
 
-    run: dict[str, Any] = dict.fromkeys(("train", "test", "error", "stopped_epoch", "stopped_test", "stopped_error"))
+    run: dict[str, Any] = dict.fromkeys(
+        ("train", "test", "error", "stopped_epoch", "stopped_test", "stopped_error")
+    )
     with suppress(Failure), np.errstate(over="ignore", invalid="ignore"):
-        settings = variant.epochs, variant.batch_size, variant.learning_rate, seed, keep, variant.weight_decay
-        train(mlp, (data.x_train, data.y_train, data.x_test[:cut], data.y_test[:cut]), *settings)
+        settings = (
+            variant.epochs,
+            variant.batch_size,
+            variant.learning_rate,
+            seed,
+            keep,
+            variant.weight_decay,
+        )
+        train(
+            mlp,
+            (data.x_train, data.y_train, data.x_test[:cut], data.y_test[:cut]),
+            *settings,
+        )
         _, train_loss, mlp = sorted(last, key=lambda each: each[0])[len(last) // 2]
-        final, best = (evaluate(network, data.x_test[cut:], data.y_test[cut:]) for network in (mlp, stopped[2]))
-        check_finite(final[0] + best[0], variant.epochs, 0)  # of the losses on the test points
+        final, best = (
+            evaluate(network, data.x_test[cut:], data.y_test[cut:])
+            for network in (mlp, stopped[2])
+        )
+        check_finite(
+            final[0] + best[0], variant.epochs, 0
+        )  # of the losses on the test points
         run = dict(zip(run, (train_loss, *final, stopped[1], *best), strict=True))
     return {**run, "losses": losses, "network": mlp}
 
 
 def evaluate(mlp: MLP, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the averaged loss and the error in per cent on x [N, in], classes y [N], in parts that fit the cache."""
-    log_p = log_softmax(np.concatenate([mlp.logits(part) for part in np.array_split(x, -(-len(x) // 1000))]))
-    return float(-log_p[np.arange(len(y)), y].mean()), float(100 * (log_p.argmax(axis=1) != y).mean())
+    """Return the averaged loss and the error in per cent on x [N, in], classes y [N],
+    in parts that fit the cache.
+    """
+    log_p = log_softmax(
+        np.concatenate(
+            [mlp.logits(part) for part in np.array_split(x, -(-len(x) // 1000))]
+        )
+    )
+    return float(-log_p[np.arange(len(y)), y].mean()), float(
+        100 * (log_p.argmax(axis=1) != y).mean()
+    )
 
 
 def train_studies(seed: int) -> dict[str, list[list[dict[str, Any]]]]:
-    """Train all variants of all studies, each with its seeds, on all cores; return the runs by study and variant."""
+    """Train all variants of all studies, each with its seeds, on all cores; return the
+    runs by study and variant.
+    """
     variants = [variant for study in studies.STUDIES.values() for variant in study]
-    jobs = [(variant, seed + number) for variant in variants for number in range(variant.seeds)]
+    jobs = [
+        (variant, seed + number)
+        for variant in variants
+        for number in range(variant.seeds)
+    ]
     pool = Parallel(n_jobs=script.worker_count(), return_as="generator")
     try:
         with script.ignoring_interrupts():
             runs = pool(delayed(train_variant)(*job) for job in jobs)
-        runs = iter(list(tqdm(runs, "task 1: studies", len(jobs), leave=False, disable=None)))
+        runs = iter(
+            list(tqdm(runs, "task 1: studies", len(jobs), leave=False, disable=None))
+        )
     except BrokenProcessPool as error:
-        raise Failure("a worker process died, perhaps from lack of memory; run the script again") from error
-    return {name: [list(islice(runs, each.seeds)) for each in study] for name, study in studies.STUDIES.items()}
+        raise Failure(
+            "a worker process died, perhaps from lack of memory; run the script again"
+        ) from error
+    return {
+        name: [list(islice(runs, each.seeds)) for each in study]
+        for name, study in studies.STUDIES.items()
+    }
 
 
 def gradient_norms(seed: int) -> np.ndarray:
-    """Return `studies.layer_norms` [initializations, seeds, 2, layers] of the deepest networks, untrained."""
-    hidden_channels, numbers = (studies.WIDTH,) * studies.DEEPEST, range(seed, seed + studies.SEEDS)
+    """Return `studies.layer_norms` [initializations, seeds, 2, layers] of the deepest
+    networks, untrained.
+    """
+    hidden_channels, numbers = (
+        (studies.WIDTH,) * studies.DEEPEST,
+        range(seed, seed + studies.SEEDS),
+    )
     deviations = [std for std, _, _ in studies.INITIALIZATIONS.values()]
-    networks = [[MLP(2, hidden_channels, 2, number, weight_std=std) for number in numbers] for std in deviations]
-    return np.array([[studies.layer_norms(*pair) for pair in zip(row, numbers, strict=True)] for row in networks])
+    networks = [
+        [MLP(2, hidden_channels, 2, number, weight_std=std) for number in numbers]
+        for std in deviations
+    ]
+    return np.array(
+        [
+            [studies.layer_norms(*pair) for pair in zip(row, numbers, strict=True)]
+            for row in networks
+        ]
+    )
 
 
 def parse_options() -> argparse.Namespace:
     """Parse the flags of task 1."""
     parser = script.script_parser(__doc__)
     script.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
-    units = script.number_type(int, lambda number: 1 <= number <= 10**6, "a number of units; write layers as 30 30")
-    channels = {"type": units, "nargs": "*", "default": HIDDEN_CHANNELS, "metavar": "UNITS"}
+    units = script.number_type(
+        int,
+        lambda number: 1 <= number <= 10**6,
+        "a number of units; write layers as 30 30",
+    )
+    channels = {
+        "type": units,
+        "nargs": "*",
+        "default": HIDDEN_CHANNELS,
+        "metavar": "UNITS",
+    }
     default = " ".join(map(str, np.atleast_1d(HIDDEN_CHANNELS)))
-    help_text = f"units of each hidden layer; none for a linear classifier (default: {default})"
-    parser.add_argument("--hidden-channels", "--hidden_channels", **channels, help=help_text)
-    parser.add_argument("--no-studies", action="store_true", help="skip the studies of depth and normalization")
+    help_text = (
+        f"units of each hidden layer; none for a linear classifier (default: {default})"
+    )
+    parser.add_argument(
+        "--hidden-channels", "--hidden_channels", **channels, help=help_text
+    )
+    parser.add_argument(
+        "--no-studies",
+        action="store_true",
+        help="skip the studies of depth and normalization",
+    )
     return script.parse(parser)
 
 
@@ -347,25 +503,56 @@ def main(options: argparse.Namespace) -> None:
     errors = gradients.network_errors(mlp, data.x_train[:8], data.y_train[:8])  # 1.1
 
     def report(epoch: int, history: History) -> None:
-        losses = "  ".join(f"{split} loss {history[f'{split}_loss'][-1]:.5f}" for split in ("train", "test"))
+        losses = "  ".join(
+            f"{split} loss {history[f'{split}_loss'][-1]:.5f}"
+            for split in ("train", "test")
+        )
         print(f"epoch {epoch:2}/{options.epochs}  {losses}", flush=True)
 
-    history = train(mlp, data, options.epochs, options.batch_size, options.learning_rate, options.seed, report)  # 1.2
-    accuracy = float((mlp.forward(data.x_test).argmax(axis=1) == data.y_test).mean() * 100)
+    history = train(
+        mlp,
+        data,
+        options.epochs,
+        options.batch_size,
+        options.learning_rate,
+        options.seed,
+        report,
+    )  # 1.2
+    accuracy = float(
+        (mlp.forward(data.x_test).argmax(axis=1) == data.y_test).mean() * 100
+    )
     print(f"test accuracy {accuracy:.2f} %")
-    save_figure(training_figure(history, mlp.forward, data.x_test, data.y_test), options.figures, "task1_loss")  # 1.3
+    save_figure(
+        training_figure(history, mlp.forward, data.x_test, data.y_test),
+        options.figures,
+        "task1_loss",
+    )  # 1.3
     logits = mlp.logits(data.x_test)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        unshifted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))  # the sheet's C = 0
-    difference = np.nan_to_num(np.abs(unshifted - log_softmax(logits)), nan=1e300, posinf=1e300).max().item()
-    settings = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
-    settings["hidden_channels"] = [len(layer.bias) for layer in mlp.layers if isinstance(layer, Linear)][:-1]
+        unshifted = logits - np.log(
+            np.exp(logits).sum(axis=1, keepdims=True)
+        )  # the sheet's C = 0
+    difference = (
+        np.nan_to_num(np.abs(unshifted - log_softmax(logits)), nan=1e300, posinf=1e300)
+        .max()
+        .item()
+    )
+    settings = {
+        name: getattr(options, name)
+        for name in ("epochs", "batch_size", "learning_rate")
+    }
+    settings["hidden_channels"] = [
+        len(layer.bias) for layer in mlp.layers if isinstance(layer, Linear)
+    ][:-1]
     results = {
         "gradient_check": errors,
         "difference_step": gradients.STEPS[0],
         "settings": settings,
         "history": history,
-        "without_shift": {"largest_logit": float(np.abs(logits).max()), "difference": difference},
+        "without_shift": {
+            "largest_logit": float(np.abs(logits).max()),
+            "difference": difference,
+        },
         "test_points": len(data.y_test),
         "test_accuracy": accuracy,
     }

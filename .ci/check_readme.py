@@ -1,4 +1,5 @@
-"""Check README.md: its numbers are those of the results in figures/, its links name the lines of the code.
+"""Check README.md: its numbers are those of the results in figures/, its links name the
+lines of the code.
 
 Ends with status 1 and what should stand there. --fix-lines corrects the lines.
 """
@@ -44,9 +45,17 @@ corrected = re.sub(r"\[`(?P<name>\w+)`\]\((?P<file>[\w/.]+)#L\d+\)", line_of, te
 if "--fix-lines" in sys.argv:
     README.write_text(corrected, encoding="utf-8", newline="\n")
     sys.exit()
-wrong = [f"README.md should say: {each}" for each in sentences if each not in " ".join(text.split())]
+wrong = [
+    f"README.md should say: {each}"
+    for each in sentences
+    if each not in " ".join(text.split())
+]
 if not (60 < last < 72 and untrained < 33):
-    wrong.append(f"README.md: neighbours after the fourth layer are at {last:.0f} and {untrained:.0f} %")
+    wrong.append(
+        f"README.md: neighbours after the fourth layer are at {last:.0f} and {untrained:.0f} %"
+    )
 if corrected != text:
-    wrong.append("README.md: a link names another line; run python .ci/check_readme.py --fix-lines")
+    wrong.append(
+        "README.md: a link names another line; run python .ci/check_readme.py --fix-lines"
+    )
 sys.exit("\n".join(wrong) or 0)

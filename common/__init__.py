@@ -15,6 +15,9 @@ Beyond it:  explorer       the page on which task 4's layers are explored in a b
 import os
 import sys
 
-# A notebook or IDE hands its own backend down to the scripts that it starts, where matplotlib may even fail to import.
-if "IPython" not in sys.modules and os.environ.get("MPLBACKEND", "").startswith(("module:", "inline", "widget")):
+# A notebook or IDE hands its own backend down to the scripts that it starts, where
+# matplotlib may even fail to import.
+if "IPython" not in sys.modules and os.environ.get("MPLBACKEND", "").startswith(
+    ("module:", "inline", "widget")
+):
     del os.environ["MPLBACKEND"]

@@ -1,7 +1,8 @@
 """One style for every figure, and what the figures of two scripts share.
 
-Figures are drawn at the size at which they are placed, so that text keeps its size; `save_figure` alone writes. The
-scripts import matplotlib's names from here, since common/__init__.py has to come before matplotlib.
+Figures are drawn at the size at which they are placed, so that text keeps its size;
+`save_figure` alone writes. The scripts import matplotlib's names from here, since
+common/__init__.py has to come before matplotlib.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,24 +19,38 @@ from common.script import replacing
 
 PAGE_WIDTH = 6.6  # inches between the margins of the answers
 # Assigned so that digits that are easily confused have colours that are not
-CLASS_COLOURS = [mpl.colors.to_hex(mpl.color_sequences["petroff10"][k]) for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)]
+CLASS_COLOURS = [
+    mpl.colors.to_hex(mpl.color_sequences["petroff10"][k])
+    for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)
+]
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 CLASSIFIER_COLOURS = {"linear": "#b35900", "neighbours": "#0072b2"}
 MOON_COLOURS = ("#009e73", "#cc79a7")
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
-HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # keeps text and lines legible over points
-styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))  # a decorator: the user's own plots stay as is
+HALO = [
+    patheffects.withStroke(linewidth=2, foreground="white")
+]  # keeps text and lines legible over points
+styled = mpl.rc_context(
+    fname=Path(__file__).with_suffix(".mplstyle")
+)  # a decorator: the user's own plots stay as is
 
 
 @styled
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write NAME.png, for people, and NAME.svg, for the answers; neither is ever incomplete."""
+    """Write NAME.png, for people, and NAME.svg, for the answers; neither is ever
+    incomplete.
+    """
     margin = figure.bbox_inches.padded(0.1)  # for dark pages
-    formats = {"png": {"dpi": 200, "bbox_inches": margin}, "svg": {"dpi": 300, "metadata": {"Date": None}}}
+    formats = {
+        "png": {"dpi": 200, "bbox_inches": margin},
+        "svg": {"dpi": 300, "metadata": {"Date": None}},
+    }
     for suffix, settings in formats.items():
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, **settings)
-        figure.set_layout_engine("none")  # the layout is done: repeating it takes as long as drawing
+        figure.set_layout_engine(
+            "none"
+        )  # the layout is done: repeating it takes as long as drawing
     if "inline" in plt.get_backend():  # in a notebook
         plt.show()
     if plt.get_backend().lower() == "agg" or "inline" in plt.get_backend():
@@ -50,15 +65,22 @@ def image_grid(
     heading: str = "",
     size: tuple[float, float] = (5, 1),
 ) -> Figure:
-    """Draw rows of images [K, H, W], titles above the first, at the left the rows' names and a heading of the titles.
+    """Draw rows of images [K, H, W], titles above the first, at the left the rows'
+    names and a heading of the titles.
 
-    Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale that is centred on zero and
-    shared within their row.
+    Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale
+    that is centred on zero and shared within their row.
     """
-    figure, all_axes = plt.subplots(len(rows), max(1, len(titles)), figsize=size, squeeze=False)
+    figure, all_axes = plt.subplots(
+        len(rows), max(1, len(titles)), figsize=size, squeeze=False
+    )
     for axes_row, images in zip(all_axes, rows, strict=True):
         limit = np.abs(images).max(initial=0)
-        colours, low, high = ("gray_r", 0, 255) if images.dtype == np.uint8 else ("RdBu_r", -limit, limit)
+        colours, low, high = (
+            ("gray_r", 0, 255)
+            if images.dtype == np.uint8
+            else ("RdBu_r", -limit, limit)
+        )
         for axes, image in zip(axes_row, images, strict=False):
             axes.imshow(image, colours, vmin=low, vmax=high)
     for axes in all_axes.flat:
@@ -68,74 +90,156 @@ def image_grid(
         axes.set_title(title, pad=2)
     for axes, name in zip(all_axes[:, 0], names, strict=False):
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
-    place = {"xycoords": "axes fraction", "xytext": (-4, 2), "textcoords": "offset points"}
+    place = {
+        "xycoords": "axes fraction",
+        "xytext": (-4, 2),
+        "textcoords": "offset points",
+    }
     all_axes[0, 0].annotate(heading, (0, 1), ha="right", va="baseline", **place)
     return figure
 
 
-def draw_history(axes: Axes, history: Mapping[str, Sequence[float]], quantity: str, digits: int) -> None:
-    """Draw `train_QUANTITY` as a line and `test_QUANTITY` as circles over the epochs, the last values beside them."""
+def draw_history(
+    axes: Axes, history: Mapping[str, Sequence[float]], quantity: str, digits: int
+) -> None:
+    """Draw `train_QUANTITY` as a line and `test_QUANTITY` as circles over the epochs,
+    the last values beside them.
+    """
     curves = {split: history[f"{split}_{quantity}"] for split in SPLIT_COLOURS}
     above = max(curves, key=lambda split: curves[split][-1])
     for split, values in curves.items():
-        line, colour = "o" if split == "test" else "-" if len(values) > 1 else ".", SPLIT_COLOURS[split]
-        axes.plot(range(1, len(values) + 1), values, line, color=colour, markerfacecolor="white")
-        label_end(axes, len(values), values[-1], f"{split} {values[-1]:.{digits}f}", colour, split == above)
+        line, colour = (
+            "o" if split == "test" else "-" if len(values) > 1 else ".",
+            SPLIT_COLOURS[split],
+        )
+        axes.plot(
+            range(1, len(values) + 1),
+            values,
+            line,
+            color=colour,
+            markerfacecolor="white",
+        )
+        label_end(
+            axes,
+            len(values),
+            values[-1],
+            f"{split} {values[-1]:.{digits}f}",
+            colour,
+            split == above,
+        )
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel("epoch")
 
 
-def label_end(axes: Axes, x: float, y: float, text: str, colour: str, above: bool) -> None:
+def label_end(
+    axes: Axes, x: float, y: float, text: str, colour: str, above: bool
+) -> None:
     """Name a line at the right of its end, a little above or below it."""
-    place = {"xytext": (4, 1 if above else -1), "textcoords": "offset points", "va": "bottom" if above else "top"}
+    place = {
+        "xytext": (4, 1 if above else -1),
+        "textcoords": "offset points",
+        "va": "bottom" if above else "top",
+    }
     axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
 
 
-def draw_moons(axes: Axes, predict: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> None:
-    """Draw points x [N, 2] of classes y [N] on the predicted probability of the moons, with the decision boundary.
+def draw_moons(
+    axes: Axes,
+    predict: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+) -> None:
+    """Draw points x [N, 2] of classes y [N] on the predicted probability of the moons,
+    with the decision boundary.
 
     `predict` maps points [M, 2] to probabilities [M, 2].
     """
-    low, high = np.minimum(x.min(axis=0), -1) - 0.08, np.maximum(x.max(axis=0), 1) + 0.08
+    low, high = (
+        np.minimum(x.min(axis=0), -1) - 0.08,
+        np.maximum(x.max(axis=0), 1) + 0.08,
+    )
     ticks = np.linspace(low, high, 300).T  # [2, 300]
     p = predict(np.stack(np.meshgrid(*ticks), axis=-1).reshape(-1, 2))
-    tint = mpl.colors.LinearSegmentedColormap.from_list("moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]])
-    place = {"extent": (low[0], high[0], low[1], high[1]), "origin": "lower", "aspect": "auto"}
+    tint = mpl.colors.LinearSegmentedColormap.from_list(
+        "moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]]
+    )
+    place = {
+        "extent": (low[0], high[0], low[1], high[1]),
+        "origin": "lower",
+        "aspect": "auto",
+    }
     axes.imshow(p[:, 1].reshape(300, 300), tint, vmin=-0.5, vmax=1.5, **place)
     if np.ptp(answers := p.argmax(axis=1)):
-        axes.contour(*ticks, answers.reshape(300, 300), levels=[0.5], colors="black", linewidths=1)
-    edges = {"linewidths": 0.3, "edgecolors": "black"} if len(x) < 1000 else {"linewidths": 0}
+        axes.contour(
+            *ticks,
+            answers.reshape(300, 300),
+            levels=[0.5],
+            colors="black",
+            linewidths=1,
+        )
+    edges = (
+        {"linewidths": 0.3, "edgecolors": "black"}
+        if len(x) < 1000
+        else {"linewidths": 0}
+    )
     axes.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=4, rasterized=True, **edges)
 
 
 def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
-    """Scatter points [N, 2] in the colours of their classes [N], at the same scale in both directions.
+    """Scatter points [N, 2] in the colours of their classes [N], at the same scale in
+    both directions.
 
-    Points are drawn in the order given; make it random, or the last class hides the others. Each class has an ellipse
-    that holds half of a normal distribution of its mean and covariance, with the class's number on its rim, far from
-    the middle of all and clear of the numbers before it.
+    Points are drawn in the order given; make it random, or the last class hides the
+    others. Each class has an ellipse that holds half of a normal distribution of its
+    mean and covariance, with the class's number on its rim, far from the middle of all
+    and clear of the numbers before it.
     """
-    axes.scatter(*points.T, c=np.array(CLASS_COLOURS)[labels], s=2, linewidths=0, rasterized=True)
+    axes.scatter(
+        *points.T, c=np.array(CLASS_COLOURS)[labels], s=2, linewidths=0, rasterized=True
+    )
     turn = np.linspace(0, 2 * np.pi, 73)
     circle = np.sqrt(2 * np.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # [2, 73]
     places = [points.mean(axis=0)]  # of the middle, then of the numbers
     room = np.ptp(points, axis=0).max() / 10  # about two numbers wide
-    style = {"fontsize": 7, "fontweight": "bold", "ha": "center", "va": "center", "zorder": 3}
+    style = {
+        "fontsize": 7,
+        "fontweight": "bold",
+        "ha": "center",
+        "va": "center",
+        "zorder": 3,
+    }
     for number in np.unique(labels):
         members, colour = points[labels == number], CLASS_COLOURS[number]
         values, vectors = np.linalg.eigh(np.cov(members.T))
-        rim = members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T  # [73, 2]
+        rim = (
+            members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T
+        )  # [73, 2]
         axes.plot(*rim.T, color=colour, path_effects=HALO)
-        distances = np.stack([np.linalg.norm(rim - place, axis=1) for place in places])  # [places, 73]
-        places.append(rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))])
-        chip = {"boxstyle": "circle,pad=0.12", "facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
-        axes.text(*places[-1], str(number), color=text_colour(colour), bbox=chip, **style)
+        distances = np.stack(
+            [np.linalg.norm(rim - place, axis=1) for place in places]
+        )  # [places, 73]
+        places.append(
+            rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))]
+        )
+        chip = {
+            "boxstyle": "circle,pad=0.12",
+            "facecolor": colour,
+            "edgecolor": "white",
+            "linewidth": 0.6,
+        }
+        axes.text(
+            *places[-1], str(number), color=text_colour(colour), bbox=chip, **style
+        )
     axes.set_aspect("equal", adjustable="datalim")
 
 
 def text_colour(background: str | Sequence[float]) -> str:
-    """Return black or white, whichever has the greater contrast with a background, as WCAG defines contrast."""
+    """Return black or white, whichever has the greater contrast with a background, as
+    WCAG defines contrast.
+    """
     colour = np.array(mpl.colors.to_rgb(background))
-    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    linear = np.where(
+        colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4
+    )
     luminance = linear @ [0.2126, 0.7152, 0.0722] + 0.05
     return "black" if luminance / 0.05 > 1.05 / luminance else "white"

@@ -1,4 +1,5 @@
-"""How well classes separate: nearest neighbours, a linear classifier, variance, and what a confusion matrix shows.
+"""How well classes separate: nearest neighbours, a linear classifier, variance, and
+what a confusion matrix shows.
 
 Confusion matrices are [true class, predicted class].
 """
@@ -17,9 +18,11 @@ NEIGHBOURS = 10
 
 
 def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
-    """Return the six most confused pairs of classes of a confusion matrix, most confused first.
+    """Return the six most confused pairs of classes of a confusion matrix, most
+    confused first.
 
-    `images` counts both directions; `share` is their per cent of the images of both classes.
+    `images` counts both directions; `share` is their per cent of the images of both
+    classes.
     """
     sizes = matrix.sum(axis=1)
     pairs = []
@@ -31,20 +34,28 @@ def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
 
 
 def accuracy_per_class(matrix: np.ndarray) -> list[float | None]:
-    """Return each class's accuracy (recall) in per cent from a confusion matrix; None for a class without images."""
+    """Return each class's accuracy (recall) in per cent from a confusion matrix; None
+    for a class without images.
+    """
     counts = zip(np.diag(matrix), matrix.sum(axis=1), strict=True)
     return [float(100 * right / size) if size else None for right, size in counts]
 
 
 def neighbour_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
-    """Return how well ten nearest neighbours in `fit` classify `held_out`, both with vectors [N, D].
+    """Return how well ten nearest neighbours in `fit` classify `held_out`, both with
+    vectors [N, D].
 
-    `accuracy` is in per cent; `accuracy_per_class` and the most confused `pairs` are those of its confusion matrix.
+    `accuracy` is in per cent; `accuracy_per_class` and the most confused `pairs` are
+    those of its confusion matrix.
     """
     # A tree is faster in few dimensions, comparing all pairs in many; both are exact.
     algorithm = "kd_tree" if fit.vectors.shape[1] <= 5 else "brute"
-    classifier = KNeighborsClassifier(min(NEIGHBOURS, len(fit.labels)), algorithm=algorithm).fit(*fit)
-    matrix = confusion_matrix(held_out.labels, classifier.predict(held_out.vectors), labels=range(10))
+    classifier = KNeighborsClassifier(
+        min(NEIGHBOURS, len(fit.labels)), algorithm=algorithm
+    ).fit(*fit)
+    matrix = confusion_matrix(
+        held_out.labels, classifier.predict(held_out.vectors), labels=range(10)
+    )
     return {
         "accuracy": float(100 * np.trace(matrix) / len(held_out.labels)),
         "accuracy_per_class": accuracy_per_class(matrix),
@@ -53,15 +64,22 @@ def neighbour_separation(fit: Vectors, held_out: Vectors) -> dict[str, Any]:
 
 
 def linear_accuracy(fit: Vectors, held_out: Vectors) -> float:
-    """Return the accuracy in per cent on `held_out` of logistic regression, standardized by and fitted to `fit`."""
+    """Return the accuracy in per cent on `held_out` of logistic regression,
+    standardized by and fitted to `fit`.
+    """
     mean, deviation = fit.vectors.mean(axis=0), fit.vectors.std(axis=0)
     deviation[deviation == 0] = 1
-    classifier = LogisticRegression(C=0.01, max_iter=1000).fit((fit.vectors - mean) / deviation, fit.labels)
-    return float(100 * classifier.score((held_out.vectors - mean) / deviation, held_out.labels))
+    classifier = LogisticRegression(C=0.01, max_iter=1000).fit(
+        (fit.vectors - mean) / deviation, fit.labels
+    )
+    return float(
+        100 * classifier.score((held_out.vectors - mean) / deviation, held_out.labels)
+    )
 
 
 def between_classes(data: Vectors) -> tuple[np.ndarray, float]:
-    """Return the share of the variance of vectors [N, D] that lies between the class means: per dimension, and in all.
+    """Return the share of the variance of vectors [N, D] that lies between the class
+    means: per dimension, and in all.
 
     The shares are from 0 to 1, and 0 where nothing varies.
     """
@@ -71,4 +89,6 @@ def between_classes(data: Vectors) -> tuple[np.ndarray, float]:
         members = vectors[data.labels == number]
         within += len(members) / len(vectors) * members.var(axis=0)
     between = total - within
-    return between / np.where(total > 0, total, 1), float(between.sum() / (total.sum() or 1))
+    return between / np.where(total > 0, total, 1), float(
+        between.sum() / (total.sum() or 1)
+    )

@@ -1,9 +1,11 @@
-"""Checks the gradients of task 1's layers, or with --solution FILE those of another solution of this sheet.
+"""Checks the gradients of task 1's layers, or with --solution FILE those of another
+solution of this sheet.
 
     pytest tests/test_gradients.py -rxs --solution ../other/task1.ipynb
 
-FILE is a .py file or a notebook with the starter file's classes Linear, ReLU, Softmax and CrossEntropyLoss. Only what
-defines them is executed: solution.py has the rule, gradient_check.py the check.
+FILE is a .py file or a notebook with the starter file's classes Linear, ReLU, Softmax
+and CrossEntropyLoss. Only what defines them is executed: solution.py has the rule,
+gradient_check.py the check.
 """
 
 import pytest
@@ -20,11 +22,19 @@ def results(pytestconfig):
         pytest.exit(str(refusal), returncode=4)
 
 
-@pytest.mark.parametrize("key", GRADIENTS, ids=["chain" if name == CHAIN else f"{name}-{of}" for name, of in GRADIENTS])
+@pytest.mark.parametrize(
+    "key",
+    GRADIENTS,
+    ids=["chain" if name == CHAIN else f"{name}-{of}" for name, of in GRADIENTS],
+)
 def test_the_gradient_is_right(key, results, pytestconfig):
     outcome, text = results[key]
-    has_remark = outcome != "pass" or ";" in text  # another solution may have one, ours may not
-    if outcome == "fail" or (has_remark and pytestconfig.getoption("--solution") is None):
+    has_remark = (
+        outcome != "pass" or ";" in text
+    )  # another solution may have one, ours may not
+    if outcome == "fail" or (
+        has_remark and pytestconfig.getoption("--solution") is None
+    ):
         pytest.fail(text, pytrace=False)
     if outcome == "skip":
         pytest.skip(text)

@@ -1,4 +1,6 @@
-"""The check of other solutions: right ones pass, what is wrong is named, and only definitions are executed."""
+"""The check of other solutions: right ones pass, what is wrong is named, and only
+definitions are executed.
+"""
 
 import json
 import re
@@ -41,43 +43,155 @@ WEIGHT, BIAS = "torch.randn(in_channels, out_channels)", "torch.zeros(out_channe
 STEP, BACK = "self.weight -= 0.1 * self.grad_weight", "return gradient @ self.weight.T"
 TRANSPOSED = ("self.x.T @ gradient", "gradient.T @ self.x")
 STARTER = ("self.y / self.p / len(self.y)", "self.y / self.p")
-FACTOR = ("self.x.T @ gradient", "self.x.T @ gradient / len(self.x)", "gradient.sum(0)", "gradient.mean(0)")
-IN_ONE = ("-self.y / self.p", "(self.p - self.y)", "return self.p * (gradient - (", "return gradient  # (")
-MODULE = ("Linear:", "Linear(torch.nn.Module):", "self.weight,", "super().__init__(); self.weight,")
+FACTOR = (
+    "self.x.T @ gradient",
+    "self.x.T @ gradient / len(self.x)",
+    "gradient.sum(0)",
+    "gradient.mean(0)",
+)
+IN_ONE = (
+    "-self.y / self.p",
+    "(self.p - self.y)",
+    "return self.p * (gradient - (",
+    "return gradient  # (",
+)
+MODULE = (
+    "Linear:",
+    "Linear(torch.nn.Module):",
+    "self.weight,",
+    "super().__init__(); self.weight,",
+)
 RIGHT = {  # pairs of a part of SOLUTION and what takes its place
     "as it is": (),
-    "weights [out, in]": (WEIGHT, f"{WEIGHT}.T", "x @ self.weight", "x @ self.weight.T", *TRANSPOSED, BACK, BACK[:-2]),
+    "weights [out, in]": (
+        WEIGHT,
+        f"{WEIGHT}.T",
+        "x @ self.weight",
+        "x @ self.weight.T",
+        *TRANSPOSED,
+        BACK,
+        BACK[:-2],
+    ),
     "a bias [1, out]": (BIAS, f"{BIAS}[None]"),
-    "parameters": (*MODULE, WEIGHT, f"torch.nn.Parameter({WEIGHT})", BIAS, f"torch.nn.Parameter({BIAS})"),
+    "parameters": (
+        *MODULE,
+        WEIGHT,
+        f"torch.nn.Parameter({WEIGHT})",
+        BIAS,
+        f"torch.nn.Parameter({BIAS})",
+    ),
     "a ReLU in place": ("return x.clamp(min=0)", "x[x < 0] = 0; return x"),
     "one-hot labels": ("torch.eye(p.shape[1])[y]", "y"),
     "a loss [1, 1]": ("sum() / len(y)", "sum().reshape(1, 1) / len(y)"),
-    "logits": ("= p, t", "= p.softmax(1), t", "p.log()", "p.log_softmax(1)", "-self.y / self.p", "(self.p - self.y)"),
+    "logits": (
+        "= p, t",
+        "= p.softmax(1), t",
+        "p.log()",
+        "p.log_softmax(1)",
+        "-self.y / self.p",
+        "(self.p - self.y)",
+    ),
     "an ε in the loss": ("p.log()", "(p + 1e-7).log()"),
     "float32 inside": ("self.x = x\n", "self.x = x = x.float().double()\n"),
-    "float32 only": ("weight +", "weight.float() +", "self.x = x\n", "self.x = x; x.view(torch.int32)\n"),
-    "a step after ∂L/∂x": (BACK, f"result = gradient @ self.weight.T; {STEP}; return result"),
+    "float32 only": (
+        "weight +",
+        "weight.float() +",
+        "self.x = x\n",
+        "self.x = x; x.view(torch.int32)\n",
+    ),
+    "a step after ∂L/∂x": (
+        BACK,
+        f"result = gradient @ self.weight.T; {STEP}; return result",
+    ),
 }
 WRONG = {  # the same, the gradients that do not pass, and what is said of them
-    "a transposed gradient": (TRANSPOSED, "weight", r"fail .* wrong; shape \[out, in\], expected \[in, out\]$"),
-    "a step before ∂L/∂x": ((BACK, f"{STEP}; {BACK}"), "x", r"fail .* wrong; the parameters change.*(\n  N=.: .*){2}$"),
-    "another slope": (("self.x > 0", "self.x < 0"), "ReLU", "fail ∂L/∂x of ReLU is wrong\n"),
-    "another shape": (("x @ self.weight", "x[None] @ self.weight"), "x", r"fail Linear: .* shape \[1, 1, 4\], "),
-    "another function": (("x.clamp(min=0)", "x"), "ReLU", "fail .* wrong; forward differs"),
-    "no gradient": (("self.grad_bias", "self.db"), "bias", "fail .*backward gives no grad_bias$"),
-    "no numbers": (("-self.y / self.p", "-self.y / (0 * self.p)"), "loss", "fail .* not finite$"),
-    "dropout": (("x.clamp(min=0)", "torch.dropout(x.relu(), 0.5, True)"), "ReLU", "fail .* not repeatable"),
-    "the starter's loss": (STARTER, "loss chain", "xfail .* N times too large by the sheet: .* starter file$"),
-    "a sum": ((*STARTER, " / len(y)", ""), "loss chain", "fail .* N times too large; the loss as well"),
-    "1/N in Linear": ((*STARTER, *FACTOR), "weight bias loss", "xfail .* N times too .*; but the chain .* is right$"),
+    "a transposed gradient": (
+        TRANSPOSED,
+        "weight",
+        r"fail .* wrong; shape \[out, in\], expected \[in, out\]$",
+    ),
+    "a step before ∂L/∂x": (
+        (BACK, f"{STEP}; {BACK}"),
+        "x",
+        r"fail .* wrong; the parameters change.*(\n  N=.: .*){2}$",
+    ),
+    "another slope": (
+        ("self.x > 0", "self.x < 0"),
+        "ReLU",
+        "fail ∂L/∂x of ReLU is wrong\n",
+    ),
+    "another shape": (
+        ("x @ self.weight", "x[None] @ self.weight"),
+        "x",
+        r"fail Linear: .* shape \[1, 1, 4\], ",
+    ),
+    "another function": (
+        ("x.clamp(min=0)", "x"),
+        "ReLU",
+        "fail .* wrong; forward differs",
+    ),
+    "no gradient": (
+        ("self.grad_bias", "self.db"),
+        "bias",
+        "fail .*backward gives no grad_bias$",
+    ),
+    "no numbers": (
+        ("-self.y / self.p", "-self.y / (0 * self.p)"),
+        "loss",
+        "fail .* not finite$",
+    ),
+    "dropout": (
+        ("x.clamp(min=0)", "torch.dropout(x.relu(), 0.5, True)"),
+        "ReLU",
+        "fail .* not repeatable",
+    ),
+    "the starter's loss": (
+        STARTER,
+        "loss chain",
+        "xfail .* N times too large by the sheet: .* starter file$",
+    ),
+    "a sum": (
+        (*STARTER, " / len(y)", ""),
+        "loss chain",
+        "fail .* N times too large; the loss as well",
+    ),
+    "1/N in Linear": (
+        (*STARTER, *FACTOR),
+        "weight bias loss",
+        "xfail .* N times too .*; but the chain .* is right$",
+    ),
     "1/N twice": (FACTOR, "weight bias chain", "fail .* N times too small\n"),
-    "two layers in one": (IN_ONE, "Softmax loss", "xfail .* wrong; but the chain .* is right$"),
+    "two layers in one": (
+        IN_ONE,
+        "Softmax loss",
+        "xfail .* wrong; but the chain .* is right$",
+    ),
     "no Softmax": (("class Softmax", "class S"), "Softmax", "skip .*no class Softmax$"),
-    "no ReLU": (("class ReLU", "class R"), "ReLU", "fail ReLU: there is no class ReLU$"),
-    "a constructor": (("U:", "U:\n    def __init__(self, size): pass"), "ReLU", "fail ReLU: TypeError: .*'size'$"),
-    "other weights": ((WEIGHT, "torch.ones(7, 4)"), "x", r"fail Linear: weight has shape \[7, 4\], expected"),
-    "not done": ((BACK, "raise NotImplementedError('later')"), "x", "fail Linear: other.py:10: NotImplemen.*: later$"),
-    "no module": (("min=0", "min=no.ZERO", "torch\n", "torch, no\n"), "ReLU", "fail ReLU: other.py:1: Module.* 'no'$"),
+    "no ReLU": (
+        ("class ReLU", "class R"),
+        "ReLU",
+        "fail ReLU: there is no class ReLU$",
+    ),
+    "a constructor": (
+        ("U:", "U:\n    def __init__(self, size): pass"),
+        "ReLU",
+        "fail ReLU: TypeError: .*'size'$",
+    ),
+    "other weights": (
+        (WEIGHT, "torch.ones(7, 4)"),
+        "x",
+        r"fail Linear: weight has shape \[7, 4\], expected",
+    ),
+    "not done": (
+        (BACK, "raise NotImplementedError('later')"),
+        "x",
+        "fail Linear: other.py:10: NotImplemen.*: later$",
+    ),
+    "no module": (
+        ("min=0", "min=no.ZERO", "torch\n", "torch, no\n"),
+        "ReLU",
+        "fail ReLU: other.py:1: Module.* 'no'$",
+    ),
 }
 CASES = {name: (edits, "", "") for name, edits in RIGHT.items()} | WRONG
 KEYS = ["x", "weight", "bias", "ReLU", "Softmax", "loss", "chain"]
@@ -93,7 +207,10 @@ def write(path, text, edits=()):
 
 
 def results(path):
-    return {key: " ".join(result) for key, result in zip(KEYS, check(path).values(), strict=True)}
+    return {
+        key: " ".join(result)
+        for key, result in zip(KEYS, check(path).values(), strict=True)
+    }
 
 
 def all_pass(path):
@@ -101,10 +218,18 @@ def all_pass(path):
 
 
 @pytest.mark.parametrize(("edits", "wrong", "pattern"), CASES.values(), ids=CASES)
-def test_what_is_right_passes_and_what_is_wrong_is_named(edits, wrong, pattern, tmp_path):
+def test_what_is_right_passes_and_what_is_wrong_is_named(
+    edits, wrong, pattern, tmp_path
+):
     found = results(write(tmp_path / "other.py", SOLUTION, edits))
-    expected = dict.fromkeys(KEYS, "pass") | {"chain": "fail|skip" if re.match("fail|skip", pattern) else "pass"}
-    expected |= dict.fromkeys(("weight", "bias"), "skip") if "fail Linear: " in found["x"] else {}
+    expected = dict.fromkeys(KEYS, "pass") | {
+        "chain": "fail|skip" if re.match("fail|skip", pattern) else "pass"
+    }
+    expected |= (
+        dict.fromkeys(("weight", "bias"), "skip")
+        if "fail Linear: " in found["x"]
+        else {}
+    )
     expected |= dict.fromkeys(wrong.split(), pattern)
     assert [found[key] for key in KEYS if not re.match(expected[key], found[key])] == []
 
@@ -140,22 +265,41 @@ ReLU.backward = None; setattr(ReLU, "backward", lambda self, gradient: gradient 
 
 @pytest.mark.parametrize("marker", ["__init__.py", "no_package.py"])
 def test_modules_beside_the_file_come_before_ours_and_leave_no_trace(marker, tmp_path):
-    ours, text = sys.modules["common"], "import torch\ntorch.set_grad_enabled(False)\nslope = "
+    ours, text = (
+        sys.modules["common"],
+        "import torch\ntorch.set_grad_enabled(False)\nslope = ",
+    )
     for slope in (1, 2):
         write(tmp_path / f"{slope}" / "common" / marker, "")
         write(tmp_path / f"{slope}" / "common" / "gradients.py", f"{text}{slope}")
-        edits = ("return gradient * (", "from common.gradients import slope; return slope * gradient * (")
-        assert all_pass(write(tmp_path / f"{slope}" / "other.py", SOLUTION, edits)) == (slope == 1)
+        edits = (
+            "return gradient * (",
+            "from common.gradients import slope; return slope * gradient * (",
+        )
+        assert all_pass(write(tmp_path / f"{slope}" / "other.py", SOLUTION, edits)) == (
+            slope == 1
+        )
     assert (sys.modules["common"] is ours, torch.is_grad_enabled()) == (True, True)
 
 
 def test_a_notebook_is_checked_without_its_magics(tmp_path):
     first, *rest = SOLUTION.replace("min=0", "min=LEAST").split("class ")
-    texts = [f"%matplotlib inline\nfiles = !ls\n{first}", "%%bash\nls -l", *(f"class {each}" for each in rest)]
-    cells = [{"cell_type": "code", "source": text.splitlines(keepends=True)} for text in texts]
-    text = json.dumps({"cells": [{"cell_type": "markdown", "source": "# Task"}, *cells]})
+    texts = [
+        f"%matplotlib inline\nfiles = !ls\n{first}",
+        "%%bash\nls -l",
+        *(f"class {each}" for each in rest),
+    ]
+    cells = [
+        {"cell_type": "code", "source": text.splitlines(keepends=True)}
+        for text in texts
+    ]
+    text = json.dumps(
+        {"cells": [{"cell_type": "markdown", "source": "# Task"}, *cells]}
+    )
     path = write(tmp_path / "other.ipynb", text)
-    assert results(path)["ReLU"].startswith("fail ReLU: other.ipynb, cell 5:4: NameError: name 'LEAST' is not defined")
+    assert results(path)["ReLU"].startswith(
+        "fail ReLU: other.ipynb, cell 5:4: NameError: name 'LEAST' is not defined"
+    )
     assert all_pass(write(path, text, ("LEAST", "0")))
 
 
@@ -169,20 +313,44 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED)
-def test_a_file_that_is_no_solution_is_refused_in_one_line(name, content, message, tmp_path):
+def test_a_file_that_is_no_solution_is_refused_in_one_line(
+    name, content, message, tmp_path
+):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Refused, match=rf"^.*{message}.*\Z"):
         check(tmp_path / name)
 
 
-RUNS = [(TRANSPOSED, 1, "2 failed, 5 passed"), (STARTER, 0, "5 passed, 2 xfailed"), (None, 4, "there is no file")]
+RUNS = [
+    (TRANSPOSED, 1, "2 failed, 5 passed"),
+    (STARTER, 0, "5 passed, 2 xfailed"),
+    (None, 4, "there is no file"),
+]
 
 
 @pytest.mark.parametrize(("edits", "status", "message"), RUNS)
-def test_the_gradient_tests_say_in_a_few_lines_how_a_solution_is(edits, status, message, tmp_path):
-    path = tmp_path / "other.py" if edits is None else write(tmp_path / "other.py", SOLUTION, edits)
-    words = [sys.executable, "-m", "pytest", ROOT / "tests" / "test_gradients.py", "-rx", "--solution", path]
-    finished = subprocess.run(words, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300)
-    assert (finished.returncode, message in finished.stdout) == (status, True), finished.stdout
+def test_the_gradient_tests_say_in_a_few_lines_how_a_solution_is(
+    edits, status, message, tmp_path
+):
+    path = (
+        tmp_path / "other.py"
+        if edits is None
+        else write(tmp_path / "other.py", SOLUTION, edits)
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        ROOT / "tests" / "test_gradients.py",
+        "-rx",
+        "--solution",
+        path,
+    ]
+    finished = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert (finished.returncode, message in finished.stdout) == (status, True), (
+        finished.stdout
+    )
     assert finished.stdout.count("\n") < 25

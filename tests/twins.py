@@ -14,10 +14,14 @@ MODULES = {
 
 
 def torch_twin(mlp):
-    """Return the same network in torch, logits out, with copies of the same parameters in the same order."""
+    """Return the same network in torch, logits out, with copies of the same parameters
+    in the same order.
+    """
     modules = [MODULES[type(layer).__name__](layer) for layer in mlp.layers[:-1]]
     twin = nn.Sequential(*modules).double()
-    arrays = [getattr(layer, name) for layer in mlp.layers for name in parameter_names(layer)]
+    arrays = [
+        getattr(layer, name) for layer in mlp.layers for name in parameter_names(layer)
+    ]
     for tensor, array in zip(twin.parameters(), arrays, strict=True):
         tensor.data = torch.from_numpy(array.copy())
     return twin

@@ -1,4 +1,6 @@
-"""Every claim of the answers holds, also for other seeds (pytest -m long), and other results can contradict it."""
+"""Every claim of the answers holds, also for other seeds (pytest -m long), and other
+results can contradict it.
+"""
 
 import json
 import os
@@ -15,15 +17,25 @@ from conftest import ROOT
 from common.studies import STUDIES
 from common.submission import ANSWERS, typeset
 
-SOURCES = [path.read_text(encoding="utf-8") for path in sorted(ANSWERS.glob("*.typ"))]  # in the order of the document
+SOURCES = [
+    path.read_text(encoding="utf-8") for path in sorted(ANSWERS.glob("*.typ"))
+]  # in the order of the document
 CLAIMS = re.findall(r'claim\(\s*"([^"]+)"', "".join(SOURCES))
 
 
 @pytest.mark.long
 def test_two_seeds_to_which_nothing_was_tuned_contradict_no_claim(tmp_path):
     command = [sys.executable, "-m", "common.submission", "--seed"]
-    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stderr": subprocess.PIPE, "text": True}
-    runs = [subprocess.Popen([*command, seed, "--figures", tmp_path / seed], **settings) for seed in ("1009", "2003")]
+    settings = {
+        "cwd": ROOT,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    runs = [
+        subprocess.Popen([*command, seed, "--figures", tmp_path / seed], **settings)
+        for seed in ("1009", "2003")
+    ]
     for process in runs:
         _, errors = process.communicate(timeout=1200)
         assert process.returncode == 0, errors
@@ -31,15 +43,24 @@ def test_two_seeds_to_which_nothing_was_tuned_contradict_no_claim(tmp_path):
 
 @pytest.fixture
 def contradicted(tmp_path):
-    """Change results, each to a value or by a function of the old one, and return the claims that this contradicts."""
-    shutil.copytree(ROOT / "figures", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png", "answers"))
+    """Change results, each to a value or by a function of the old one, and return the
+    claims that this contradicts.
+    """
+    shutil.copytree(
+        ROOT / "figures",
+        tmp_path,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("*.png", "answers"),
+    )
 
     def change(changes):
         for path, value in changes.items():
             name, *keys = path.split(".")
             file = tmp_path / f"{name}.json"
             results = json.loads(file.read_bytes())
-            *outer, last = (int(key) if key.lstrip("-").isdigit() else key for key in keys)
+            *outer, last = (
+                int(key) if key.lstrip("-").isdigit() else key for key in keys
+            )
             inner = reduce(getitem, outer, results)
             if isinstance(inner[last], list) and isinstance(value, int | float):
                 value = [value] * len(inner[last])  # of every run
@@ -51,8 +72,13 @@ def contradicted(tmp_path):
 
 
 def claims(starts):
-    """Return, in the order of the document, the claims that begin like one of `starts`, each like one alone."""
-    found = [[name for name in CLAIMS if name.startswith(start)] for start in filter(None, starts.split("; "))]
+    """Return, in the order of the document, the claims that begin like one of `starts`,
+    each like one alone.
+    """
+    found = [
+        [name for name in CLAIMS if name.startswith(start)]
+        for start in filter(None, starts.split("; "))
+    ]
     assert all(len(names) == 1 for names in found), found
     return [name for name in CLAIMS if [name] in found]
 
@@ -89,10 +115,18 @@ results of task 4; 4.3 training separates: task4.untrained.-1.neighbours=65
 
 
 def read(table):
-    """Return the changes of a table and the beginnings of the claims that they make false."""
-    edits = [edit.split(": ") for line in table.strip().splitlines() for edit in line.split(" | ")]
+    """Return the changes of a table and the beginnings of the claims that they make
+    false.
+    """
+    edits = [
+        edit.split(": ")
+        for line in table.strip().splitlines()
+        for edit in line.split(" | ")
+    ]
     changes = dict(edit.split("=") for _, edit in edits)
-    return {path: json.loads(value) for path, value in changes.items()}, "; ".join(starts for starts, _ in edits)
+    return {path: json.loads(value) for path, value in changes.items()}, "; ".join(
+        starts for starts, _ in edits
+    )
 
 
 def each(task, keys, value):
@@ -101,39 +135,75 @@ def each(task, keys, value):
 
 def with_runs(change):  # of every row of every study
     def changed(row):
-        row = row | {name: change(values) for name, values in row.items() if isinstance(values, list)}
+        row = row | {
+            name: change(values)
+            for name, values in row.items()
+            if isinstance(values, list)
+        }
         learned = sum(loss is not None and loss < 0.6 for loss in row["train"])
         return row | {"diverged": row["train"].count(None), "learned": learned}
 
-    return each("task1_studies", " ".join(STUDIES), lambda rows: [changed(row) for row in rows])
+    return each(
+        "task1_studies", " ".join(STUDIES), lambda rows: [changed(row) for row in rows]
+    )
 
 
 LAYERS = "names separation untrained finished.accuracy errors.true errors.taken errors.shown.true errors.shown.taken"
-ONE_LAYER = each("task4", LAYERS, lambda values: values[:-4] + values[-1:]) | {"task4.shapes": [[10_000, 50]]}
+ONE_LAYER = each("task4", LAYERS, lambda values: values[:-4] + values[-1:]) | {
+    "task4.shapes": [[10_000, 50]]
+}
 ONE_LAYER |= {f"{task}.network.layers": [784, 50, 10] for task in ("task3", "task4")}
-ONE_EPOCH = {"task3.history": lambda lists: {name: values[:1] for name, values in lists.items()}}
+ONE_EPOCH = {
+    "task3.history": lambda lists: {name: values[:1] for name, values in lists.items()}
+}
 TEN = "variance_shares closest_differences between_classes.components"
-ABSENT = each("task4.separation", "0.four_nine 0.recall.9 -1.four_nine -1.recall.9", None)
-ONE_LOST = "1.2 without; 1.4 under; 1.4 a linear; 5 without"  # a sentence of all runs, or of the first
+ABSENT = each(
+    "task4.separation", "0.four_nine 0.recall.9 -1.four_nine -1.recall.9", None
+)
+# a sentence of all runs, or of the first
+ONE_LOST = "1.2 without; 1.4 under; 1.4 a linear; 5 without"
 CASES = {
     "the committed results": ({}, ""),
     "one edit a claim": read(FALSE),
     "claims that only fall together": read(ONLY_TOGETHER),
-    "two depths": (each("task1_studies", "sheet scarce", lambda rows: rows[1::2]), "1.4 under"),
-    "one seed": (with_runs(lambda runs: runs[:1]) | {"task1_studies.settings.seeds": 1}, ""),
+    "two depths": (
+        each("task1_studies", "sheet scarce", lambda rows: rows[1::2]),
+        "1.4 under",
+    ),
+    "one seed": (
+        with_runs(lambda runs: runs[:1]) | {"task1_studies.settings.seeds": 1},
+        "",
+    ),
     "more seeds": (with_runs(lambda runs: runs * 3), ""),
     "the first run diverges": (with_runs(lambda runs: [None, *runs[1:]]), ONE_LOST),
     "one hidden layer": (ONE_LAYER, "3.1; 4.1 the features"),
-    "SGD": ({f"{task}.network.optimizer": "SGD" for task in ("task3", "task4")}, "3.3 data"),
-    "one epoch": (ONE_EPOCH, "3.3 the network; 3.3 data; 3.3 the test loss; 4.1 the network; 4.4 the classes"),
-    "five components": (each("task2.components", TEN, lambda values: values[:5]), "2.3 only"),
-    "a class that does not occur": (ABSENT | {"task2.plane.accuracy_per_class.9": None}, "4.4 training"),
-    "no errors and no controls": ({"task4.errors": {"count": 0}, "task1_studies.controls": []}, ""),
+    "SGD": (
+        {f"{task}.network.optimizer": "SGD" for task in ("task3", "task4")},
+        "3.3 data",
+    ),
+    "one epoch": (
+        ONE_EPOCH,
+        "3.3 the network; 3.3 data; 3.3 the test loss; 4.1 the network; 4.4 the classes",
+    ),
+    "five components": (
+        each("task2.components", TEN, lambda values: values[:5]),
+        "2.3 only",
+    ),
+    "a class that does not occur": (
+        ABSENT | {"task2.plane.accuracy_per_class.9": None},
+        "4.4 training",
+    ),
+    "no errors and no controls": (
+        {"task4.errors": {"count": 0}, "task1_studies.controls": []},
+        "",
+    ),
 }
 
 
 @pytest.mark.parametrize(("changes", "starts"), CASES.values(), ids=CASES)
-def test_other_results_contradict_exactly_what_is_no_longer_true(changes, starts, contradicted):
+def test_other_results_contradict_exactly_what_is_no_longer_true(
+    changes, starts, contradicted
+):
     assert contradicted(changes) == claims(starts)
 
 
