@@ -73,45 +73,6 @@ def half_circles(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return upper, [1, 0.5] - upper
 
 
-def moon_densities(across: np.ndarray, up: np.ndarray, noise: float) -> np.ndarray:
-    """Return the density of each moon [2, x, y] on a grid before scaling, `across` [x]
-    times `up` [y].
-
-    A moon's density is the mean, over its half circle, of a normal distribution of
-    standard deviation `noise` > 0.
-    """
-    angle = (np.arange(1000) + 0.5) * np.pi / 1000
-    densities = []
-    for arc in half_circles(angle):
-        kernels = [
-            np.exp(-(((axis[:, None] - arc[:, k]) / noise) ** 2) / 2)
-            for k, axis in enumerate((across, up))
-        ]
-        densities.append(
-            kernels[0] @ kernels[1].T / (len(angle) * 2 * np.pi * noise**2)
-        )
-    return np.maximum(densities, np.finfo(float).tiny)
-
-
-def bayes_loss(noise: float) -> float:
-    """Return the averaged cross-entropy (nats) of the best possible classifier, which
-    knows the densities of the moons.
-
-    The expectation is a sum over a grid with steps of a quarter of the noise.
-    """
-    step, margin = noise / 4, 6 * noise
-    across, up = (
-        np.arange(-1 - margin, 2 + margin, step),
-        np.arange(-0.5 - margin, 1 + margin, step),
-    )
-    densities = moon_densities(across, up, noise)  # [2, x, y]
-    return float(
-        (densities * (np.log(densities.sum(axis=0)) - np.log(densities))).sum()
-        * step**2
-        / 2
-    )
-
-
 class Images(NamedTuple):
     """One split: `images` uint8 [N, 28, 28] and `labels` int64 [N] from 0 to 9."""
 

@@ -25,7 +25,7 @@ CLASS_COLOURS = [
 ]
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 CLASSIFIER_COLOURS = {"linear": "#b35900", "neighbours": "#0072b2"}
-MOON_COLOURS = ("#009e73", "#cc79a7")
+MOON_COLOURS = ("#f0a830", "#5b2a86")  # they differ in lightness, too
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 HALO = [
     patheffects.withStroke(linewidth=2, foreground="white")
@@ -143,46 +143,53 @@ def label_end(
     axes.annotate(text, (x, y), color=colour, annotation_clip=False, **place)
 
 
-def draw_moons(
-    axes: Axes,
-    predict: Callable[[np.ndarray], np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-) -> None:
-    """Draw points x [N, 2] of classes y [N] on the predicted probability of the moons,
-    with the decision boundary.
+def moon_map(predict: Callable[[np.ndarray], np.ndarray], limit: float) -> np.ndarray:
+    """Return the probability of the lower moon on a grid [150, 150] up to ±`limit`.
 
-    `predict` maps points [M, 2] to probabilities [M, 2].
+    Rows go up. `predict` maps points [M, 2] to probabilities [M, 2].
     """
-    low, high = (
-        np.minimum(x.min(axis=0), -1) - 0.08,
-        np.maximum(x.max(axis=0), 1) + 0.08,
-    )
-    ticks = np.linspace(low, high, 300).T  # [2, 300]
-    p = predict(np.stack(np.meshgrid(*ticks), axis=-1).reshape(-1, 2))
+    ticks = np.linspace(-limit, limit, 150)
+    grid = np.stack(np.meshgrid(ticks, ticks), axis=-1)  # [150, 150, 2]
+    return predict(grid.reshape(-1, 2))[:, 1].reshape(150, 150)
+
+
+def draw_moons(
+    axes: Axes, probabilities: np.ndarray, limit: float, x: np.ndarray, y: np.ndarray
+) -> None:
+    """Draw points x [N, 2] of classes y [N] on a `moon_map`, with its boundary.
+
+    The moons differ in colour, lightness and marker.
+    """
     tint = mpl.colors.LinearSegmentedColormap.from_list(
         "moons", [MOON_COLOURS[0], "white", MOON_COLOURS[1]]
     )
-    place = {
-        "extent": (low[0], high[0], low[1], high[1]),
-        "origin": "lower",
-        "aspect": "auto",
-    }
-    axes.imshow(p[:, 1].reshape(300, 300), tint, vmin=-0.5, vmax=1.5, **place)
-    if np.ptp(answers := p.argmax(axis=1)):
-        axes.contour(
-            *ticks,
-            answers.reshape(300, 300),
-            levels=[0.5],
-            colors="black",
-            linewidths=1,
-        )
-    edges = (
-        {"linewidths": 0.3, "edgecolors": "black"}
-        if len(x) < 1000
-        else {"linewidths": 0}
+    axes.imshow(
+        probabilities,
+        tint,
+        vmin=-0.5,
+        vmax=1.5,
+        extent=(-limit, limit, -limit, limit),
+        origin="lower",
+        aspect="auto",
+        interpolation="bilinear",
     )
-    axes.scatter(*x.T, c=np.array(MOON_COLOURS)[y], s=4, rasterized=True, **edges)
+    ticks = np.linspace(-limit, limit, len(probabilities))
+    if probabilities.min() < 0.5 < probabilities.max():
+        axes.contour(
+            ticks, ticks, probabilities, levels=[0.5], colors="black", linewidths=1
+        )
+    edge = 0.3 if len(x) < 1000 else 0
+    for moon, marker in enumerate("o^"):
+        axes.scatter(
+            x[y == moon, 0],
+            x[y == moon, 1],
+            s=5,
+            marker=marker,
+            color=MOON_COLOURS[moon],
+            edgecolors="black",
+            linewidths=edge,
+            rasterized=True,
+        )
 
 
 def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:

@@ -1,10 +1,9 @@
-"""The two moons, and the limit that no classifier of them gets below."""
+"""The two moons."""
 
 import numpy as np
 import pytest
-from scipy.stats import norm
 
-from common.data import bayes_loss, half_circles, moon_densities, moons, random_moons
+from common.data import moons, random_moons
 
 
 def test_moons_without_noise_lie_on_half_circles():
@@ -60,43 +59,3 @@ def test_the_splits_of_the_moons_come_from_streams_of_their_own():
 def test_moons_that_cannot_be_made_are_refused(arguments):
     with pytest.raises(ValueError, match="expected at least two points"):
         moons(*arguments)
-
-
-def test_a_density_is_the_mean_over_the_half_circle_of_a_normal_distribution():
-    across, up = np.array([-0.9, 0.4, 1.9]), np.array([-0.3, 0.8])
-    for density, arc in zip(
-        moon_densities(across, up, 0.2),
-        half_circles(np.linspace(0, np.pi, 20_001)),
-        strict=True,
-    ):
-        parts = norm(arc[:, :1, None], 0.2).pdf(across[:, None]) * norm(
-            arc[:, 1:, None], 0.2
-        ).pdf(up)
-        np.testing.assert_allclose(density, parts.mean(axis=0), rtol=1e-3)
-
-
-@pytest.mark.parametrize("noise", [0.15, 0.3, 1.0])
-def test_the_bayes_loss_is_that_of_bayes_theorem_on_points_of_a_moon_with_noise(noise):
-    nodes, weights = np.polynomial.hermite_e.hermegauss(
-        12
-    )  # of a standard normal distribution
-    angle = (np.arange(200) + 0.5) * np.pi / 200
-    upper = np.stack(
-        [np.cos(angle), np.sin(angle)], axis=1
-    )  # by symmetry the other moon has the same limit
-    x = upper[:, None, None] + noise * np.stack(
-        np.meshgrid(nodes, nodes), axis=-1
-    )  # [200, 12, 12, 2]
-    squares = [
-        ((x[..., None, :] - moon) ** 2).sum(axis=-1)
-        for moon in (upper, [1, 0.5] - upper)
-    ]
-    densities = [np.exp(-square / (2 * noise**2)).sum(axis=-1) for square in squares]
-    right = densities[0] / sum(densities)
-    share = np.outer(weights, weights) / (2 * np.pi * len(angle))
-    assert bayes_loss(noise) == pytest.approx(-(share * np.log(right)).sum(), rel=2e-3)
-
-
-@pytest.mark.parametrize(("noise", "loss"), [(0.02, 0), (200, np.log(2))])
-def test_the_bayes_loss_reaches_from_certainty_to_a_guess(noise, loss):
-    assert bayes_loss(noise) == pytest.approx(loss, abs=1e-3)
