@@ -1,12 +1,8 @@
-"""Principal component analysis by hand (sheet, 2.3 and 2.4)."""
+"""Principal component analysis (sheet, 2.3 and 2.4)."""
 
 from typing import NamedTuple
 
 import numpy as np
-
-BLOCK_ROWS = (
-    8192  # a centred copy of all vectors at once takes longer to store than to multiply
-)
 
 
 class PCA(NamedTuple):
@@ -31,41 +27,21 @@ class PCA(NamedTuple):
 
 
 def do_pca(vectors: np.ndarray) -> PCA:
-    """Return the PCA of `vectors` [N, D], covariance by 1/(N-1); raise ValueError for N
-    < 2, NaN or infinity.
+    """Return the principal components of `vectors` [N, D], N ≥ 2.
+
+    The sheet provides a `do_pca`; this is our own. It computes the eigenvectors of the
+    covariance matrix, which has 1/(N-1). Raises ValueError as `as_matrix` does.
     """
-    vectors = as_matrix(vectors)
-    count, dimensions = vectors.shape
-    if count < 2:
-        raise ValueError(
-            f"expected at least two vectors [N, D], got shape {vectors.shape}"
-        )
-    total, products = np.zeros(dimensions), np.zeros((dimensions, dimensions))
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # what is not finite is refused below
-        # A guess of the mean, in the precision of the vectors; its error is small and
-        # is corrected below.
-        guess = (
-            vectors[:BLOCK_ROWS].mean(axis=0, dtype=np.float64).astype(vectors.dtype)
-        )
-        for block in np.array_split(vectors, -(-count // BLOCK_ROWS)):
-            centred = block - guess
-            total += np.ones(len(block), vectors.dtype) @ centred
-            products += centred.T @ centred
-        offset = total / count
-        covariance = (products - count * np.outer(offset, offset)) / (count - 1)
-    if not np.isfinite(covariance).all():
-        raise ValueError(
-            f"expected finite vectors of moderate size, got shape {vectors.shape} with NaN or infinity"
-        )
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # in ascending order
-    eigenvalues, eigenvectors = (
-        eigenvalues[::-1].clip(min=0),
-        eigenvectors[:, ::-1],
-    )  # below 0 is a rounding error
-    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(dimensions)]
-    return PCA(eigenvectors * np.sign(largest), eigenvalues, guess + offset)
+    vectors = as_matrix(vectors, least=2)
+    mean = vectors.mean(axis=0, dtype=np.float64)  # [D]
+    centred = vectors - mean.astype(vectors.dtype)  # [N, D]
+    covariance = centred.T @ centred / (len(vectors) - 1)  # [D, D]
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance.astype(np.float64))
+    eigenvalues = eigenvalues[::-1].clip(min=0)  # largest first; below 0 is rounding
+    eigenvectors = eigenvectors[:, ::-1]
+    rows = np.abs(eigenvectors).argmax(axis=0)  # of the largest entry of each column
+    signs = np.sign(eigenvectors[rows, np.arange(len(rows))])
+    return PCA(eigenvectors * signs, eigenvalues, mean)
 
 
 def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
@@ -73,29 +49,22 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     components, by the dot product.
     """
     vectors = as_matrix(vectors)
-    dimensions = len(pca.mean)
-    if vectors.shape[1] != dimensions or not 1 <= n <= dimensions:
-        raise ValueError(
-            f"expected vectors [N, {dimensions}] and 1 ≤ n ≤ {dimensions}, got {vectors.shape} and n={n}"
-        )
+    mean = pca.mean.astype(vectors.dtype)
     components = pca.eigenvectors[:, :n].astype(vectors.dtype)
-    guess = pca.mean.astype(vectors.dtype)
-    return (vectors - guess) @ components - (
-        (pca.mean - guess) @ pca.eigenvectors[:, :n]
-    ).astype(vectors.dtype)
+    return (vectors - mean) @ components
 
 
-def as_matrix(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors as a float array, float32 or else float64; raise ValueError unless
-    they are real and [N, D].
+def as_matrix(vectors: np.ndarray, least: int = 1) -> np.ndarray:
+    """Return vectors [N, D] as floats: float32 stays, all others become float64.
+
+    Raises ValueError unless they are real, finite and at least so many.
     """
     vectors = np.asarray(vectors)
-    if vectors.ndim != 2 or vectors.size == 0 or vectors.dtype.kind not in "biuf":
-        raise ValueError(
-            f"expected real vectors [N, D], got {vectors.dtype} of shape {vectors.shape}"
-        )
-    return (
-        vectors
-        if vectors.dtype == np.float32
-        else vectors.astype(np.float64, copy=False)
-    )
+    if vectors.ndim != 2 or len(vectors) < least or vectors.dtype.kind not in "biuf":
+        expected = f"expected at least {least} real vectors [N, D]"
+        raise ValueError(f"{expected}, got {vectors.dtype} of shape {vectors.shape}")
+    if vectors.dtype != np.float32:
+        vectors = vectors.astype(np.float64)
+    if not np.isfinite(vectors).all():
+        raise ValueError("expected finite vectors, got NaN or infinity")
+    return vectors
