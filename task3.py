@@ -6,12 +6,8 @@ cores. Writes figures/task3_*, figures/task3.json and the checkpoint for task 4.
 """
 
 import argparse
-import inspect
 import io
-import json
-import sys
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common import plotting, script
+from common.cuda import recorded
 from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
 from common.script import Failure, check_labels, check_shape
@@ -31,9 +28,7 @@ from common.separation import accuracy_per_class, confused_pairs
 EPOCHS = 10
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-4
-OPTIMIZER = torch.optim.Adam
 DEFAULTS = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "learning_rate": LEARNING_RATE}
-WARM_UP = 3  # steps before one is recorded on CUDA
 History = dict[str, list[float]]
 
 
@@ -47,7 +42,8 @@ class MultilayerPerceptron(nn.Module):
         layers = [nn.Linear(784, size_hidden), nn.ReLU()]
         for _ in range(3):
             layers += [nn.Linear(size_hidden, size_hidden), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(size_hidden, size_out))
+        layers.append(nn.Linear(size_hidden, size_out))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Map MNIST vectors [N, 784] to logits [N, size_out]."""
@@ -55,29 +51,26 @@ class MultilayerPerceptron(nn.Module):
 
     def sizes(self) -> list[int]:
         """Return the number of inputs, and of the outputs of each linear layer."""
-        return [
-            784,
-            *(
-                layer.out_features
-                for layer in self.layers
-                if isinstance(layer, nn.Linear)
-            ),
-        ]
+        sizes = [784]
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                sizes.append(layer.out_features)
+        return sizes
 
 
 def class_label(prediction: torch.Tensor) -> torch.Tensor:
     """Return the most likely class [N] of each row of logits [N, C]."""
     check_shape(prediction, "N", "C")
-    return prediction.argmax(1)
+    return prediction.argmax(dim=1)
 
 
 def batch_accuracy(prediction: torch.Tensor, label: torch.Tensor) -> float:
     """Return the accuracy of logits [N, C] for labels [N] in per cent, 0 to 100 (3.2);
     raise ValueError if N is 0.
     """
-    predicted = class_label(prediction)
-    check_shape(label, len(predicted))
-    return 100 * (predicted == label).sum().item() / len(label)
+    check_shape(label, len(prediction))
+    correct = class_label(prediction) == label  # [N]
+    return 100 * correct.sum().item() / len(label)
 
 
 def train(
@@ -88,80 +81,70 @@ def train(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
-    report: Callable[[int, History], None] = lambda epoch, history: None,
+    report: Callable[[int, History, torch.optim.Optimizer], None] | None = None,
 ) -> History:
     """Train with Adam and cross-entropy on the model's device, and validate on the test
     split after every epoch (3.3).
 
     Returns, per epoch, `test_loss` and `test_accuracy` (per cent), `train_loss` and
     `train_accuracy` on as many train images as there are test images, and the `seconds`
-    of training and validation; `report` is called after every epoch. Raises `Failure`
+    of training and validation; `report` is called with epoch, history and
+    optimizer after every epoch. Raises `Failure`
     when a loss is not finite, ValueError for data other than vectors [N, 784] and
     labels [N].
     """
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
-    test = tensors(test_data, device)
-    splits = {"train": (vectors[: len(test[1])], labels[: len(test[1])]), "test": test}
-    generator = torch.Generator().manual_seed(seed)
+    test_vectors, test_labels = tensors(test_data, device)
+    count = len(test_labels)
+    splits = {
+        "train": (vectors[:count], labels[:count]),
+        "test": (test_vectors, test_labels),
+    }
     on_gpu = device.type == "cuda"
-    flags = {
-        "fused": True,
-        "capturable": on_gpu,
-    }  # the latter counts the steps on the GPU, as recording needs
-    known = flags.keys() & inspect.signature(OPTIMIZER).parameters
-    optimizer = OPTIMIZER(
-        model.parameters(), lr=learning_rate, **{name: flags[name] for name in known}
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        lr=learning_rate,
+        fused=True,  # one operation for all parameters
+        capturable=on_gpu,  # counts its steps on the GPU, as recording needs
     )
     criterion = nn.CrossEntropyLoss()
+    generator = torch.Generator().manual_seed(seed)
+    history: History = {
+        "train_loss": [],
+        "train_accuracy": [],
+        "test_loss": [],
+        "test_accuracy": [],
+        "seconds": [],
+    }
 
     def step(batch: torch.Tensor) -> torch.Tensor:
-        """Learn from the images with these indices [B]; return their loss before the
-        step.
-        """
-        images = (
-            vectors[batch] if on_gpu else vectors.index_select(0, batch)
-        )  # the faster way on each device
-        loss = criterion(model(images), labels[batch])
+        """Learn from the images with these indices [B]; return their loss before."""
+        loss = criterion(model(vectors[batch]), labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    take_step = recorded(step) if on_gpu else step
-    history: History = {
-        name: []
-        for name in (
-            "train_loss",
-            "train_accuracy",
-            "test_loss",
-            "test_accuracy",
-            "seconds",
-        )
-    }
+    if on_gpu:
+        step = recorded(step)
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         order = torch.randperm(len(labels), generator=generator).to(device)
-        batches = tqdm(
-            order.split(batch_size), f"epoch {epoch}", leave=False, disable=None
-        )
-        losses = [take_step(batch) for batch in batches]
+        batches = order.split(batch_size)
+        for batch in tqdm(batches, f"epoch {epoch}", leave=False, disable=None):
+            step(batch)
         for split, (images, classes) in splits.items():
             with torch.no_grad():
                 logits = model(images)
-            losses.append(criterion(logits, classes))
-            history[f"{split}_loss"].append(losses[-1].item())
+            history[f"{split}_loss"].append(criterion(logits, classes).item())
             history[f"{split}_accuracy"].append(batch_accuracy(logits, classes))
-        finite = torch.stack(
-            losses
-        ).isfinite()  # checked once per epoch: each check waits for the GPU
-        if not finite.all():
-            number = min(finite.tolist().index(False) + 1, len(losses) - 2)
-            raise Failure(
-                f"the loss is not finite in epoch {epoch}, step {number}; take a smaller --learning-rate"
-            )
         history["seconds"].append(time.perf_counter() - start)
-        report(epoch, history)
+        if not np.isfinite([history["train_loss"][-1], history["test_loss"][-1]]).all():
+            advice = "take a smaller --learning-rate"
+            raise Failure(f"the loss is not finite after epoch {epoch}; {advice}")
+        if report is not None:
+            report(epoch, history, optimizer)
     return history
 
 
@@ -169,70 +152,13 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
     """Return vectors [N, 784] and labels [N] as tensors on the device; raise ValueError
     for anything else.
     """
-    vectors, labels = map(np.asarray, data)
+    vectors = np.asarray(data[0])
+    labels = np.asarray(data[1])
     check_shape(vectors, "N", 784)
     check_labels(labels, len(vectors), 10)
-    return torch.as_tensor(
-        vectors, dtype=torch.float32, device=device
-    ), torch.as_tensor(labels).long().to(device)
-
-
-def recorded(
-    step: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return `step`, which maps the indices of a batch [B] to its loss, replayed as a
-    CUDA graph after a few calls.
-
-    A step is some 45 kernels of microseconds, which Python launches one by one and a
-    graph all at once. A graph uses the same memory every time, so the batch is copied
-    to where it was recorded. The first steps and batches of another size run without
-    the graph, and so do all steps if recording fails.
-    """
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    calls, buffer, loss = 0, torch.empty(0), torch.empty(0)
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        usual = torch.backends.cuda.preferred_blas_library()
-        torch.backends.cuda.preferred_blas_library(
-            "cublaslt"
-        )  # its float32 products are the fastest for few rows
-        try:
-            return step(batch)
-        finally:
-            torch.backends.cuda.preferred_blas_library(usual)
-
-    def call(batch: torch.Tensor) -> torch.Tensor:
-        nonlocal calls, buffer, loss
-        calls += 1
-        if calls <= WARM_UP:  # on a separate stream, as CUDA requires
-            buffer = buffer if calls > 1 else batch.clone()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                result = run(batch)
-            torch.cuda.current_stream().wait_stream(stream)
-            return result
-        if not loss.numel() and batch.shape == buffer.shape:
-            try:
-                with torch.cuda.graph(
-                    graph
-                ):  # this runs nothing: the replay below is the step
-                    loss = run(buffer)
-            except RuntimeError as error:
-                buffer, reason = (
-                    torch.empty(0),
-                    str(error).partition("\n")[0],
-                )  # no batch has this shape
-                print(
-                    f"CUDA cannot record a training step ({reason}); training continues without it",
-                    file=sys.stderr,
-                )
-        if batch.shape != buffer.shape:
-            return run(batch)
-        buffer.copy_(batch)
-        graph.replay()
-        return loss.clone()
-
-    return call
+    vectors = torch.as_tensor(vectors, dtype=torch.float32)
+    labels = torch.as_tensor(labels, dtype=torch.int64)
+    return vectors.to(device), labels.to(device)
 
 
 @torch.no_grad()
@@ -242,12 +168,9 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
     """
     check_shape(vectors, "N", 784)
     device = next(model.parameters()).device
-    return (
-        model(torch.as_tensor(vectors, dtype=torch.float32).to(device))
-        .softmax(dim=1)
-        .cpu()
-        .numpy()
-    )
+    inputs = torch.as_tensor(vectors, dtype=torch.float32).to(device)
+    logits = model(inputs)  # [N, 10]
+    return logits.softmax(dim=1).cpu().numpy()
 
 
 def train_and_save(
@@ -255,47 +178,59 @@ def train_and_save(
     test_data: Vectors,
     options: argparse.Namespace,
     settings: Mapping[str, Any],
-    data: str,
+    train_digest: str,
 ) -> tuple[MultilayerPerceptron, History, dict[str, Any]]:
     """Train a new network with the seed and on the device of the flags, and save it to
     their checkpoint.
 
-    `settings` has the keys of `DEFAULTS`, `data` is the digest of the train split.
+    `settings` has the keys of `DEFAULTS`, `train_digest` identifies the train split.
     After every epoch a line is printed and the checkpoint saved, so that an
-    interruption loses one epoch at most. Returns also what the checkpoint tells of the
-    network.
+    interruption loses one epoch at most. Returns the network, its history and what the
+    checkpoint tells of it.
     """
-    # Batches of 16 are too small to share: a second thread makes a step slower, and
-    # hundreds of times slower where two
-    # programs share two cores and wait for each other's threads.
-    torch.set_num_threads(1)
     script.make_writable(options.checkpoint.parent)
     device = script.choose_device(options.device)
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
-    network = {
-        **settings,
-        "optimizer": OPTIMIZER.__name__,
-        "layers": model.sizes(),
-        "seed": options.seed,
-        "data": data,
-    }
+    network = dict(settings)
+    network["layers"] = model.sizes()
+    network["seed"] = options.seed
+    network["data"] = train_digest
+    epochs = settings["epochs"]
     count = min(len(train_data.labels), len(test_data.labels))
     print(f"training on {device}; train values are those of the first {count:,} images")
-    print(" epoch  train loss  accuracy  test loss  accuracy  seconds", flush=True)
+    print(" epoch  train loss, accuracy   test loss, accuracy  seconds", flush=True)
 
-    def report(epoch: int, history: History) -> None:
-        row = "{train_loss:12.3f}{train_accuracy:8.2f} %{test_loss:11.3f}{test_accuracy:8.2f} %{seconds:9.2f}"
-        number = f"{epoch}/{settings['epochs']}"
+    def report(epoch: int, history: History, optimizer: torch.optim.Optimizer) -> None:
+        last = {name: values[-1] for name, values in history.items()}
+        number = f"{epoch}/{epochs}"
         tqdm.write(
             f"{number:>6}"
-            + row.format(**{name: values[-1] for name, values in history.items()})
+            f"{last['train_loss']:12.3f}{last['train_accuracy']:8.2f} %"
+            f"{last['test_loss']:12.3f}{last['test_accuracy']:8.2f} %"
+            f"{last['seconds']:9.2f}"
         )
-        save_checkpoint(model, {**network, "epochs": epoch}, options.checkpoint)
+        network["epochs"] = epoch
+        network["optimizer"] = type(optimizer).__name__
+        save_checkpoint(model, network, options.checkpoint)
 
-    history = train(
-        model, train_data, test_data, **settings, seed=options.seed, report=report
-    )
+    # Batches of 16 are too small to share: a second thread makes a step slower, and
+    # hundreds of times slower where two programs share two cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        history = train(
+            model,
+            train_data,
+            test_data,
+            epochs=epochs,
+            batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"],
+            seed=options.seed,
+            report=report,
+        )
+    finally:
+        torch.set_num_threads(threads)
     return model, history, network
 
 
@@ -305,8 +240,9 @@ def save_checkpoint(
     """Write the weights and the settings that made them; the file at `path` is complete
     at any moment.
     """
+    checkpoint = {"settings": dict(settings), "weights": model.state_dict()}
     content = io.BytesIO()
-    torch.save({"settings": dict(settings), "weights": model.state_dict()}, content)
+    torch.save(checkpoint, content)
     with script.replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
@@ -316,30 +252,22 @@ def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, A
     the settings that made it.
 
     The file is read without running any code from it. Raises `Failure`, a ValueError,
-    when it is missing, damaged or not a checkpoint of this network, and PermissionError
-    when it may not be read.
+    when it is missing, damaged, no checkpoint or that of a network of other sizes.
     """
     model = MultilayerPerceptron()
+    layers = model.sizes()
+    stored_layers = layers
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip():
-                raise ValueError("wrong checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        settings = checkpoint["settings"]
+        stored_layers = settings.get("layers", layers)
         model.load_state_dict(checkpoint["weights"])
-        settings = json.loads(json.dumps(dict(checkpoint["settings"]), allow_nan=False))
-        if not all(weights.isfinite().all() for weights in model.parameters()):
-            raise ValueError("weights that are not finite")
-    except FileNotFoundError as error:
-        raise Failure(
-            f"there is no checkpoint {path}; run python task3.py --checkpoint {path} first"
-        ) from error
-    except PermissionError:
-        raise
-    except Exception as error:  # zipfile, torch and json raise errors of many types
-        advice = f"make a new one with python task3.py --checkpoint {path}"
-        raise Failure(
-            f"{path} is damaged or not a checkpoint of this network; {advice}"
-        ) from error
+    except Exception as error:  # PyTorch raises errors of many types
+        reason = f"is missing, damaged or no checkpoint ({type(error).__name__})"
+        if stored_layers != layers:
+            reason = f"was trained with {stored_layers}, this file defines {layers}"
+        advice = f"python task3.py --checkpoint {path} trains another"
+        raise Failure(f"{path} {reason}; {advice}") from error
     return model.eval(), settings
 
 
@@ -348,21 +276,30 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
     return read_checkpoint(path)[0]
 
 
+def most_confused(matrix: np.ndarray) -> list[list[int]]:
+    """Return the two most confused pairs of classes of a confusion matrix [10, 10], and
+    those that have as many errors as the second; none without errors.
+    """
+    errors = np.triu(matrix + matrix.T, 1)  # of each pair, in both directions
+    second = np.sort(errors, axis=None)[-2]
+    return np.argwhere(errors >= max(second, 1)).tolist()
+
+
 @styled
 def training_figure(
-    history: Mapping[str, Sequence[float]],
-    matrix: np.ndarray,
-    pairs: Sequence[Mapping[str, Any]],
+    history: Mapping[str, Sequence[float]], matrix: np.ndarray
 ) -> Figure:
-    """Draw loss and accuracy over the epochs, and the confusion matrix with its three
-    most confused pairs (3.3).
+    """Draw loss and accuracy over the epochs, and the confusion matrix [10, 10], in
+    which the pairs of `most_confused` are boxed (3.3).
     """
-    places = [["loss", "matrix"], ["accuracy", "matrix"]]
     figure, panels = plt.subplot_mosaic(
-        places, figsize=(PAGE_WIDTH, 2.9), width_ratios=(1, 1.5)
+        [["loss", "matrix"], ["accuracy", "matrix"]],
+        figsize=(PAGE_WIDTH, 2.9),
+        width_ratios=(1, 1.5),
     )
     figure.get_layout_engine().set(wspace=0.05)
-    loss, accuracy = panels["loss"], panels["accuracy"]
+    loss = panels["loss"]
+    accuracy = panels["accuracy"]
     plotting.draw_history(loss, history, "loss", digits=3)
     plotting.draw_history(accuracy, history, "accuracy", digits=1)
     loss.set(ylabel="loss", ylim=(0, 1.05 * loss.get_ylim()[1]))
@@ -371,96 +308,97 @@ def training_figure(
     loss.sharex(accuracy)
     loss.label_outer()
     if len(history["test_accuracy"]) >= 5:
-        for axes in (loss, accuracy):
-            axes.axvline(5, **GUIDE)
-        place = {
-            "xycoords": ("data", "axes fraction"),
-            "xytext": (3, 3),
-            "textcoords": "offset points",
-        }
-        text = f"epoch 5:\n{history['test_accuracy'][4]:.1f} %"
-        accuracy.annotate(text, (5, 0), color=SPLIT_COLOURS["test"], **place)
-    draw_confusion(panels["matrix"], matrix, [pair["classes"] for pair in pairs[:3]])
+        loss.axvline(5, **GUIDE)
+        accuracy.axvline(5, **GUIDE)
+        accuracy.annotate(
+            f"epoch 5:\n{history['test_accuracy'][4]:.1f} %",
+            (5, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 3),
+            textcoords="offset points",
+            color=SPLIT_COLOURS["test"],
+        )
+    draw_confusion(panels["matrix"], matrix)
     return figure
 
 
-def draw_confusion(
-    axes: Axes, matrix: np.ndarray, pairs: Sequence[tuple[int, int]]
-) -> None:
-    """Draw a confusion matrix [10, 10]: errors tinted, the named pairs boxed, the
-    recall of each class at the right.
+def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
+    """Draw a confusion matrix [10, 10]: errors tinted, the most confused pairs boxed,
+    the recall of each class at the right.
     """
-    errors = np.where(np.eye(10), 0, matrix)
-    colours = plt.get_cmap("Oranges")(
-        0.1 + 0.85 * errors / errors.max(initial=1)
-    )  # [10, 10, 4]
-    colours[matrix == 0], colours[np.eye(10, dtype=bool)] = 1, (0.9, 0.9, 0.9, 1)
+    diagonal = np.eye(10, dtype=bool)
+    errors = np.where(diagonal, 0, matrix)
+    shades = 0.1 + 0.85 * errors / max(errors.max(), 1)
+    colours = plt.get_cmap("Oranges")(shades)  # [10, 10, 4]
+    colours[errors == 0] = 1
+    colours[diagonal] = (0.9, 0.9, 0.9, 1)
     axes.imshow(colours)
     for (row, column), count in np.ndenumerate(matrix):
         colour = "0.4" if row == column else plotting.text_colour(colours[row, column])
+        text = str(count) if count else ""
         axes.text(
-            column,
-            row,
-            str(count or ""),
-            color=colour,
-            fontsize=6.5,
-            ha="center",
-            va="center",
+            column, row, text, color=colour, fontsize=6.5, ha="center", va="center"
         )
-    for corner in [corner for pair in pairs for corner in (pair, pair[::-1])]:
-        axes.add_patch(
-            plt.Rectangle(
-                np.subtract(corner, 0.5), 1, 1, fill=False, linewidth=1.2, clip_on=False
-            )
-        )
-    for row, recall in enumerate(accuracy_per_class(matrix)):
-        axes.text(
-            9.8, row, "" if recall is None else f"{recall:.1f}", fontsize=7, va="center"
-        )
+    for first, second in most_confused(matrix):
+        for x, y in ((first, second), (second, first)):
+            box = plt.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.2)
+            box.set_clip_on(False)
+            axes.add_patch(box)
+    axes.set_title("boxed: most errors in both directions", loc="left", fontsize=7)
     axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
-    axes.set(
-        xticks=range(10),
-        yticks=range(10),
-        xlabel="predicted digit",
-        ylabel="true digit",
-    )
+    for row, recall in enumerate(accuracy_per_class(matrix)):
+        text = "" if recall is None else f"{recall:.1f}"
+        axes.text(9.8, row, text, fontsize=7, va="center")
+    axes.set(xticks=range(10), yticks=range(10))
+    axes.set(xlabel="predicted digit", ylabel="true digit")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
+@styled
+def errors_figure(
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+) -> Figure:
+    """Draw wrongly classified images [N, 28, 28] with their labels [N], the network's
+    answers and their probabilities [N, 10] (3.3).
+    """
+    titles = []
+    for label, row in zip(labels, probabilities, strict=True):
+        titles.append(f"{label} → {row.argmax()}\n{100 * row.max():.1f} %")
+    return plotting.image_grid(
+        [images], titles, heading="label → answer\nprobability", size=(PAGE_WIDTH, 0.9)
+    )
+
+
 def main(options: argparse.Namespace) -> None:
     """Answer 3.3 with the network of 3.1 and the accuracy of 3.2."""
-    train_images, test_images = (
-        load_data(train=split, data_dir=options.data_dir) for split in (True, False)
-    )
-    train_data, test_data = (
-        convert_mnist_to_vectors(train_images),
-        convert_mnist_to_vectors(test_images),
-    )
-    settings = {name: getattr(options, name) for name in DEFAULTS}
+    train_images = load_data(train=True, data_dir=options.data_dir)
+    test_images = load_data(train=False, data_dir=options.data_dir)
+    train_data = convert_mnist_to_vectors(train_images)
+    test_data = convert_mnist_to_vectors(test_images)
     data = {"train": digest(train_images), "test": digest(test_images)}
+    settings = {
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+    }
     model, history, network = train_and_save(
         train_data, test_data, options, settings, data["train"]
     )
-    seconds, device = history.pop("seconds"), next(model.parameters()).device
+    seconds = history.pop("seconds")
+    device = next(model.parameters()).device
 
     probabilities = predict_probabilities(model, test_data.vectors)
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(test_data.labels, predicted, labels=range(10))
-    pairs = confused_pairs(matrix)
     wrong = np.flatnonzero(predicted != test_data.labels)
-    surest = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:10]]
-    titles = [
-        f"{test_data.labels[k]} → {predicted[k]}\n{100 * probabilities[k].max():.1f} %"
-        for k in surest
-    ]
+    confidence = probabilities[wrong].max(axis=1)
+    surest = wrong[np.argsort(-confidence, kind="stable")[:10]]
 
-    plotting.save_figure(
-        training_figure(history, matrix, pairs), options.figures, "task3_training"
-    )
-    heading = "label → answer\nprobability"
-    figure = plotting.image_grid(
-        [test_images.images[surest]], titles, heading=heading, size=(PAGE_WIDTH, 0.9)
+    figure = training_figure(history, matrix)
+    plotting.save_figure(figure, options.figures, "task3_training")
+    figure = errors_figure(
+        test_images.images[surest], test_images.labels[surest], probabilities[surest]
     )
     plotting.save_figure(figure, options.figures, "task3_errors")
     results = {
@@ -468,7 +406,8 @@ def main(options: argparse.Namespace) -> None:
         "network": network,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
-        "confused_pairs": pairs,
+        "confused_pairs": confused_pairs(matrix),
+        "boxed_pairs": most_confused(matrix),
         "shown_errors": len(surest),
         "timing": {
             "seconds_per_epoch": float(np.median(seconds)),
@@ -482,5 +421,5 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = script.script_parser(__doc__, data=True, model=True)
-    script.add_training_flags(parser, **DEFAULTS)
+    script.add_training_flags(parser, EPOCHS, BATCH_SIZE, LEARNING_RATE)
     script.run(main, script.parse(parser))
