@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common import plotting, script
 from common.data import (
+    Images,
     Vectors,
     check_enough,
     convert_mnist_to_vectors,
@@ -22,78 +23,124 @@ from common.data import (
     thin,
 )
 from common.pca import PCA, do_pca, project
-from common.plotting import CLASSIFIER_COLOURS, GUIDE, PAGE_WIDTH, Figure, plt, styled
-from common.separation import between_classes, linear_accuracy, neighbour_separation
+from common.plotting import (
+    CLASS_COLOURS,
+    CLASSIFIER_COLOURS,
+    GUIDE,
+    PAGE_WIDTH,
+    Axes,
+    Figure,
+    plt,
+    styled,
+)
+from common.separation import (
+    NEIGHBOURS,
+    between_classes,
+    linear_accuracy,
+    neighbour_separation,
+)
 
 COMPONENTS = 10  # drawn and described
-KEPT_COMPONENTS = (
-    1,
-    2,
-    3,
-    5,
-    10,
-    20,
-    40,
-    80,
-)  # numbers of components on which classifiers are tried
+SPANNED = 9  # dimensions at most that ten class means span
+CLOSER = 5  # times as close to its class mean is an image of the easy problem
+KEPT_COMPONENTS = (1, 2, 3, 5, 10, 20, 40, 80)  # on which classifiers are tried
+MARKED_COMPONENTS = 20  # by a line in both panels of the spectrum
 LINEAR_IMAGES = 20_000  # train images to which the linear classifier is fitted
 SHOWN_POINTS = 3000  # more would hide each other
 
 
 def describe(array: np.ndarray) -> dict[str, Any]:
     """Return min, max, mean, shape and dtype of an array, as 2.1 asks for."""
-    low, high, mean = (
-        array.min().item(),
-        array.max().item(),
-        array.mean(dtype=np.float64).item(),
-    )
     return {
-        "min": low,
-        "max": high,
-        "mean": mean,
+        "min": array.min().item(),
+        "max": array.max().item(),
+        "mean": array.mean(dtype=np.float64).item(),
         "shape": list(array.shape),
         "dtype": str(array.dtype),
     }
 
 
-def closest_class_difference(
-    components: np.ndarray, vectors: np.ndarray, labels: np.ndarray
-) -> list[dict[str, Any]]:
-    """Return, per component [K, 784], the classes whose difference of means has the
-    greatest cosine with it (2.3).
+def examples_figure(data: Images) -> Figure:
+    """Draw the first image of each class with its label as title (2.1)."""
+    labels, firsts = np.unique(data.labels, return_index=True)
+    titles = [str(label) for label in labels]
+    return plotting.image_grid([data.images[firsts]], titles, size=(3.6, 0.6))
+
+
+def class_means(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the mean vector of each class that occurs, float64 [C, D], in the order of
+    the classes.
     """
-    means = {
-        digit: vectors[labels == digit].mean(axis=0)
-        for digit in np.unique(labels).tolist()
-    }
-    pairs = list(permutations(means, 2))
+    means = []
+    for digit in np.unique(labels):
+        means.append(vectors[labels == digit].mean(axis=0, dtype=np.float64))
+    return np.stack(means)
+
+
+def closest_class_difference(
+    components: np.ndarray, means: np.ndarray, digits: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return, per component [K, D], the digits whose difference of class means [C, D]
+    has the greatest cosine with it (2.3).
+    """
+    pairs = list(permutations(range(len(digits)), 2))
     differences = np.stack([means[first] - means[second] for first, second in pairs])
     lengths = np.linalg.norm(differences, axis=1)
-    cosines = (
-        components @ differences.T / np.where(lengths > 0, lengths, 1)
-    )  # [K, pairs]
-    return [
-        {"classes": pairs[row.argmax()], "cosine": row.max().item()} for row in cosines
-    ]
+    cosines = components @ differences.T / lengths  # [K, pairs]
+    closest = []
+    for row in cosines:
+        first, second = pairs[row.argmax()]
+        classes = [int(digits[first]), int(digits[second])]
+        closest.append({"classes": classes, "cosine": row.max().item()})
+    return closest
 
 
-def easy_shares(vectors: np.ndarray, labels: np.ndarray, pca: PCA) -> np.ndarray:
-    """Return the components' shares of the variance [784] if each image were five times
-    as close to its class mean.
-
-    The covariance is that of the class means plus a 25th of that within the classes
-    (2.3).
+def in_class_span(components: np.ndarray, means: np.ndarray) -> list[float]:
+    """Return, per component of length 1 [K, D], the squared length of its projection
+    onto the space that the differences of the class means [C, D] span (2.3).
     """
-    between = np.zeros_like(pca.eigenvectors)
-    for digit in np.unique(labels):
-        members = vectors[labels == digit]
-        difference = members.mean(axis=0, dtype=np.float64) - pca.mean
-        between += len(members) / len(vectors) * np.outer(difference, difference)
+    differences = means[1:] - means[0]  # [C - 1, D]
+    basis, _ = np.linalg.qr(differences.T)  # orthonormal, [D, C - 1]
+    return ((components @ basis) ** 2).sum(axis=1).tolist()
+
+
+def easy_pca(means: np.ndarray, labels: np.ndarray, pca: PCA) -> PCA:
+    """Return the PCA of an easier problem, in which each image lies `CLOSER` times as
+    close to its class mean [C, 784] (2.3).
+
+    The covariance is that of the class means plus that within the classes, divided by
+    the square of `CLOSER`. The signs of the eigenvectors are arbitrary.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    shifts = means - pca.mean  # [C, 784]
+    between = shifts.T @ (shifts * counts[:, None]) / len(labels)  # [784, 784]
     covariance = (pca.eigenvectors * pca.eigenvalues) @ pca.eigenvectors.T
-    eigenvalues = np.linalg.eigvalsh(between + (covariance - between) / 25)[::-1].clip(
-        min=0
-    )
-    return eigenvalues / (eigenvalues.sum() or 1)
+    within = covariance - between
+    eigenvalues, eigenvectors = np.linalg.eigh(between + within / CLOSER**2)
+    return PCA(eigenvectors[:, ::-1], eigenvalues[::-1].clip(min=0), pca.mean)
+
+
+def describe_components(
+    pca: PCA, easy: PCA, means: np.ndarray, train: Vectors
+) -> dict[str, Any]:
+    """Return what the answers say of the components today and of those of the easy
+    problem (2.3).
+    """
+    digits = np.unique(train.labels)
+    components = pca.eigenvectors[:, :COMPONENTS].T  # [10, 784]
+    easy_components = easy.eigenvectors[:, :SPANNED].T  # [9, 784]
+    points = project(train.vectors, pca, COMPONENTS)
+    between, _ = between_classes(Vectors(points, train.labels))
+    missing = np.cumsum(pca.variance_shares) < 0.5
+    return {
+        "variance_shares": pca.variance_shares[:COMPONENTS].tolist(),
+        "components_for_share": {"0.5": int(missing.sum()) + 1},
+        "closest_differences": closest_class_difference(components, means, digits),
+        "in_class_span": in_class_span(components, means),
+        "easy_in_class_span": in_class_span(easy_components, means),
+        "easy_first_nine": float(easy.variance_shares[:SPANNED].sum()),
+        "between_classes": {"components": between.tolist()},
+    }
 
 
 @styled
@@ -103,79 +150,99 @@ def components_figure(pca: PCA) -> Figure:
     """
     components = pca.eigenvectors[:, :COMPONENTS].T  # [10, 784]
     steps = 2 * np.sqrt(pca.eigenvalues[:COMPONENTS, None]) * components
-    low, high = (
-        ((pca.mean + step + 1) * 127.5).clip(0, 255).astype(np.uint8)
-        for step in (-steps, steps)
-    )
-    rows = [images.reshape(-1, 28, 28) for images in (low, components, high)]
-    titles = [
-        f"{number}\n{100 * share:.1f} %"
-        for number, share in enumerate(pca.variance_shares[:COMPONENTS], 1)
+    low = 127.5 * (pca.mean - steps + 1)
+    high = 127.5 * (pca.mean + steps + 1)
+    rows = [
+        low.clip(0, 255).astype(np.uint8).reshape(-1, 28, 28),
+        components.reshape(-1, 28, 28),
+        high.clip(0, 255).astype(np.uint8).reshape(-1, 28, 28),
     ]
+    shares = pca.variance_shares[:COMPONENTS]
+    titles = [f"{k}\n{100 * share:.1f} %" for k, share in enumerate(shares, 1)]
     names = ["mean − 2σ", "component", "mean + 2σ"]
-    return plotting.image_grid(
-        rows, titles, names, "number\nvariance", size=(PAGE_WIDTH, 1.75)
-    )
+    heading = "number\nvariance"
+    return plotting.image_grid(rows, titles, names, heading, size=(PAGE_WIDTH, 1.75))
 
 
 @styled
 def spectrum_figure(
     shares: np.ndarray,
-    easy: np.ndarray,
-    counts: Sequence[int],
+    easy_shares: np.ndarray,
     accuracies: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Draw the variance that the first k components hold, also for easy data, and the
-    accuracy of classifiers (2.3).
+    """Draw the variance that the first k components hold, also of the easy problem, and
+    the accuracy of classifiers on them (2.3, 2.4).
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1), sharex=True)
-    numbers, held = np.arange(1, len(shares) + 1), 100 * np.cumsum(shares)
-    left.plot(numbers, 100 * np.cumsum(easy), color="0.55", linestyle="--")
-    left.plot(numbers, held, color="black")
-    style = {"textcoords": "offset points", "fontsize": 7}
-    below = {"xytext": (3, -2), "va": "top"}
-    number = int(np.searchsorted(held[:-1], 90)) + 1
-    for k, text in (
-        (9, f"first nine: {held[8]:.0f} %"),
-        (20, f"20: {held[19]:.0f} %"),
-        (number, f"{number}: 90 %"),
-    ):
-        left.plot(k, held[k - 1], "o", color="black")
-        left.annotate(text, (k, held[k - 1]), **style, **below)
-    text = f"images five times\nas close to their\nclass mean:\n{100 * easy[:9].sum():.0f} % in nine"
-    left.text(
-        0.02, 1, text, transform=left.transAxes, color="0.4", fontsize=7, va="top"
-    )
-    for name, title, height in (
-        ("neighbours", "ten nearest neighbours", 0.2),
-        ("linear", "linear classifier", 0.08),
-    ):
-        values, colour = accuracies[name], CLASSIFIER_COLOURS[name]
-        right.plot(counts, values, "o-", color=colour)
-        right.text(
-            0.98, height, title, transform=right.transAxes, ha="right", color=colour
-        )
-        for count, value, *both in zip(
-            counts, values, *accuracies.values(), strict=True
-        ):
-            place = {"xytext": (0, 4), "ha": "center"} if value == max(both) else below
-            right.annotate(
-                f"{value:.0f}", (count, value), color=colour, **style, **place
-            )
-    for axes, quantity in (
-        (left, "cumulative variance (%)"),
-        (right, "test accuracy (%)"),
-    ):
-        axes.axvline(20, **GUIDE)
-        axes.set(
-            xscale="log",
-            xlim=(0.85, 784),
-            ylim=(0, 112),
-            xlabel="number of components",
-            ylabel=quantity,
-        )
+    draw_variance(left, shares, easy_shares)
+    draw_accuracies(right, accuracies)
+    for axes in (left, right):
+        axes.axvline(MARKED_COMPONENTS, **GUIDE)
+        axes.set(xscale="log", xlim=(0.85, 784), ylim=(0, 112))
+        axes.set_xlabel("number of components")
         axes.xaxis.set_major_formatter("{x:.0f}")
     return figure
+
+
+def draw_variance(axes: Axes, shares: np.ndarray, easy_shares: np.ndarray) -> None:
+    """Draw the variance in per cent that the first k components hold, today and in the
+    easy problem, by their shares [784].
+    """
+    numbers = np.arange(1, len(shares) + 1)
+    held = 100 * np.cumsum(shares)
+    easily_held = 100 * np.cumsum(easy_shares)
+    axes.plot(numbers, easily_held, color="0.55", linestyle="--")
+    axes.plot(numbers, held, color="black")
+    ninety = int((held[:-1] < 90).sum()) + 1
+    texts = {
+        SPANNED: f"first {SPANNED}: {held[SPANNED - 1]:.0f} %",
+        MARKED_COMPONENTS: f"{MARKED_COMPONENTS}: {held[MARKED_COMPONENTS - 1]:.0f} %",
+        ninety: f"{ninety}: 90 %",
+    }
+    for number, text in texts.items():
+        axes.plot(number, held[number - 1], "o", color="black")
+        label_point(axes, number, held[number - 1], text, "black")
+    text = f"images {CLOSER} times\nas close to their\nclass mean:\n"
+    text += f"first {SPANNED}: {easily_held[SPANNED - 1]:.0f} %"
+    axes.annotate(
+        text, (0.02, 1), xycoords="axes fraction", va="top", color="0.4", fontsize=7
+    )
+    axes.set_ylabel("cumulative variance (%)")
+
+
+def draw_accuracies(axes: Axes, accuracies: Mapping[str, Sequence[float]]) -> None:
+    """Draw the accuracies of `classifier_accuracies` by the number of components."""
+    greatest = np.maximum(accuracies["neighbours"], accuracies["linear"])
+    titles = {
+        "linear": "linear classifier",
+        "neighbours": f"{NEIGHBOURS} nearest neighbours",
+    }
+    for row, (name, title) in enumerate(titles.items()):
+        colour = CLASSIFIER_COLOURS[name]
+        values = accuracies[name]
+        axes.plot(KEPT_COMPONENTS, values, "o-", color=colour)
+        for number, value, most in zip(KEPT_COMPONENTS, values, greatest, strict=True):
+            above = value == most
+            label_point(axes, number, value, f"{value:.0f}", colour, above)
+        place = (0.98, 0.08 + 0.12 * row)
+        axes.annotate(title, place, xycoords="axes fraction", ha="right", color=colour)
+    axes.set_ylabel("test accuracy (%)")
+
+
+def label_point(
+    axes: Axes, x: float, y: float, text: str, colour: str, above: bool = False
+) -> None:
+    """Write a small text above a point, or else at its lower right."""
+    axes.annotate(
+        text,
+        (x, y),
+        xytext=(0, 4) if above else (3, -2),
+        textcoords="offset points",
+        ha="center" if above else "left",
+        va="baseline" if above else "top",
+        color=colour,
+        fontsize=7,
+    )
 
 
 @styled
@@ -185,44 +252,34 @@ def projection_figure(
     shares: np.ndarray,
     recall: Sequence[float | None],
 ) -> Figure:
-    """Draw the plane of the first two components: all classes at once, then one by one,
-    best first (2.4).
+    """Draw points [N, 2] in the plane of the first two components: all classes at once,
+    then one by one, greatest recall first (2.4).
     """
     figure = plt.figure(figsize=(PAGE_WIDTH, 2.7))
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3))
     axes = left.subplots()
     plotting.class_scatter(axes, points, labels)
-    names = [
-        f"component {number} ({100 * share:.1f} % of variance)"
-        for number, share in enumerate(shares[:2], 1)
-    ]
-    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.set_xlabel(f"component 1 ({100 * shares[0]:.1f} % of variance)")
+    axes.set_ylabel(f"component 2 ({100 * shares[1]:.1f} % of variance)")
     panels = right.subplots(3, 4, sharex=True, sharey=True).ravel()
-    for number, axes in zip(
-        sorted(range(10), key=lambda number: -(recall[number] or 0)),
-        panels,
-        strict=False,
-    ):
-        for each, colour in (
-            (points, "0.85"),
-            (points[labels == number], plotting.CLASS_COLOURS[number]),
-        ):
-            axes.scatter(*each.T, s=0.8, color=colour, linewidths=0, rasterized=True)
-        axes.set_title(
-            str(number)
-            if recall[number] is None
-            else f"{number} · recall {recall[number]:.0f} %",
-            pad=1,
-        )
+    order = sorted(range(10), key=lambda number: -(recall[number] or 0))
+    for axes, number in zip(panels, order, strict=False):
+        members = points[labels == number]
+        colour = CLASS_COLOURS[number]
+        axes.scatter(*points.T, s=0.5, color="0.9", linewidths=0, rasterized=True)
+        axes.scatter(*members.T, s=0.8, color=colour, linewidths=0, rasterized=True)
+        title = str(number)
+        if recall[number] is not None:
+            title += f" · recall {recall[number]:.0f} %"
+        axes.set_title(title, pad=1)
         axes.set_aspect("equal")
     for axes in panels:
         axes.set_axis_off()
-    note = "dots: train images;\nrecall: of test images,\nby ten neighbours"
-    panels[10].text(
-        0.05,
-        0.5,
+    note = f"dots: train images;\nrecall: of test images,\nby {NEIGHBOURS} neighbours"
+    panels[10].annotate(
         note,
-        transform=panels[10].transAxes,
+        (0.05, 0.5),
+        xycoords="axes fraction",
         va="center",
         fontsize=7,
         in_layout=False,
@@ -236,98 +293,82 @@ def classifier_accuracies(
     """Return the test accuracies in per cent of two classifiers on the first
     components, by their number (2.4).
     """
+    train_points = project(train.vectors, pca, max(KEPT_COMPONENTS))
+    test_points = project(test.vectors, pca, max(KEPT_COMPONENTS))
     accuracies: dict[str, list[float]] = {"neighbours": [], "linear": []}
-    coordinates, test_coordinates = (
-        project(split.vectors, pca, max(KEPT_COMPONENTS)) for split in (train, test)
-    )
+    print("components  neighbours     linear", flush=True)
     for count in tqdm(KEPT_COMPONENTS, "classifiers", leave=False, disable=None):
-        fit, held_out = (
-            Vectors(coordinates[:, :count], train.labels),
-            Vectors(test_coordinates[:, :count], test.labels),
-        )
-        accuracies["neighbours"].append(neighbour_separation(fit, held_out)["accuracy"])
-        accuracies["linear"].append(linear_accuracy(thin(fit, LINEAR_IMAGES), held_out))
+        fit = Vectors(train_points[:, :count], train.labels)
+        held_out = Vectors(test_points[:, :count], test.labels)
+        neighbours = neighbour_separation(fit, held_out)["accuracy"]
+        linear = linear_accuracy(thin(fit, LINEAR_IMAGES), held_out)
+        accuracies["neighbours"].append(neighbours)
+        accuracies["linear"].append(linear)
+        tqdm.write(f"{count:10}{neighbours:10.2f} %{linear:9.2f} %")
     return accuracies
 
 
 def main(options: argparse.Namespace) -> None:
     """Answer 2.1 to 2.4 in turn."""
-    train_images, test_images = (
-        load_data(train=split, data_dir=options.data_dir) for split in (True, False)
-    )
+    train_images = load_data(train=True, data_dir=options.data_dir)  # 2.1
+    test_images = load_data(train=False, data_dir=options.data_dir)
     check_enough(train_images.labels)
-
-    statistics = describe(train_images.images)  # 2.1
+    statistics = describe(train_images.images)
     for name, value in statistics.items():
         print(f"{name:5}  {round(value, 2) if name == 'mean' else value}")
-    classes, firsts = np.unique(train_images.labels, return_index=True)
-    figure = plotting.image_grid(
-        [train_images.images[firsts]],
-        [str(label) for label in classes],
-        size=(3.6, 0.6),
-    )
+    figure = examples_figure(train_images)
     plotting.save_figure(figure, options.figures, "task2_examples")
 
-    train, test = (
-        convert_mnist_to_vectors(train_images),
-        convert_mnist_to_vectors(test_images),
-    )  # 2.2
+    train = convert_mnist_to_vectors(train_images)  # 2.2
+    test = convert_mnist_to_vectors(test_images)
 
     print("computing and drawing the principal components …", flush=True)  # 2.3
     pca = do_pca(train.vectors)
-    shares = pca.variance_shares
-    between, _ = between_classes(
-        Vectors(project(train.vectors, pca, COMPONENTS), train.labels)
-    )
-    easy = easy_shares(*train, pca)
+    means = class_means(train.vectors, train.labels)
+    easy = easy_pca(means, train.labels, pca)
     plotting.save_figure(components_figure(pca), options.figures, "task2_components")
-    print(
-        f"two components hold {100 * shares[:2].sum():.2f} % of the variance",
-        flush=True,
-    )
+    held = 100 * pca.variance_shares[:2].sum()
+    print(f"two components hold {held:.2f} % of the variance", flush=True)
 
     points = project(train.vectors, pca)  # 2.4
+    test_points = project(test.vectors, pca)
     plane = neighbour_separation(
-        Vectors(points, train.labels), Vectors(project(test.vectors, pca), test.labels)
+        Vectors(points, train.labels), Vectors(test_points, test.labels)
     )
     shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
+    recall = plane["accuracy_per_class"]
     figure = projection_figure(
-        points[shown], train.labels[shown], shares, plane["accuracy_per_class"]
+        points[shown], train.labels[shown], pca.variance_shares, recall
     )
     plotting.save_figure(figure, options.figures, "task2_projection")
-
     print("classifying the test images by their first components …", flush=True)
     accuracies = classifier_accuracies(train, test, pca)
-    print("components    " + "".join(f"{count:7}" for count in KEPT_COMPONENTS))
-    for name, values in accuracies.items():
-        print(f"{name:10} (%)" + "".join(f"{value:7.2f}" for value in values))
-    figure = spectrum_figure(shares, easy, KEPT_COMPONENTS, accuracies)
+    figure = spectrum_figure(pca.variance_shares, easy.variance_shares, accuracies)
     plotting.save_figure(figure, options.figures, "task2_spectrum")
 
-    learned_from = len(thin(train, LINEAR_IMAGES).labels)
+    settings = {
+        "neighbours": NEIGHBOURS,
+        "components": COMPONENTS,
+        "shown_points": len(shown),
+        "linear_images": len(thin(train, LINEAR_IMAGES).labels),
+    }
+    digits = np.unique(train.labels).astype(str)
+    plane_means = class_means(points, train.labels).tolist()
     results = {
+        "settings": settings,
         "data": {"train": digest(train_images), "test": digest(test_images)},
         "statistics": statistics,
         "vectors": describe(train.vectors),
         "labels": describe(train.labels),
-        "components": {
-            "variance_shares": shares[:COMPONENTS].tolist(),
-            "components_for_share": {"0.5": int((np.cumsum(shares) < 0.5).sum()) + 1},
-            "closest_differences": closest_class_difference(
-                pca.eigenvectors[:, :COMPONENTS].T, *train
-            ),
-            "easy_first_nine": float(easy[:9].sum()),
-            "between_classes": {"components": between.tolist()},
-        },
-        "shown_points": len(shown),
-        "class_means": {
-            str(k): points[train.labels == k].mean(axis=0).tolist() for k in classes
-        },
+        "components": describe_components(pca, easy, means, train),
+        "shown_points": settings["shown_points"],
+        "class_means": dict(zip(digits, plane_means, strict=True)),
         "plane": plane,
         "classifiers": {
             "components": KEPT_COMPONENTS,
-            "linear_images": learned_from,
-            **accuracies,
+            "linear_images": settings["linear_images"],
+            "neighbours": accuracies["neighbours"],
+            "linear": accuracies["linear"],
         },
     }
     script.save_results(options, "task2", results)

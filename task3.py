@@ -81,17 +81,16 @@ def train(
     batch_size: int = BATCH_SIZE,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
-    report: Callable[[int, History, torch.optim.Optimizer], None] | None = None,
+    report: Callable[..., None] | None = None,
 ) -> History:
     """Train with Adam and cross-entropy on the model's device, and validate on the test
     split after every epoch (3.3).
 
     Returns, per epoch, `test_loss` and `test_accuracy` (per cent), `train_loss` and
     `train_accuracy` on as many train images as there are test images, and the `seconds`
-    of training and validation; `report` is called with epoch, history and
-    optimizer after every epoch. Raises `Failure`
-    when a loss is not finite, ValueError for data other than vectors [N, 784] and
-    labels [N].
+    of training and validation; `report(epoch, history, optimizer)` is called after
+    every epoch. Raises `Failure` when a loss is not finite, ValueError for data other
+    than vectors [N, 784] and labels [N].
     """
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
