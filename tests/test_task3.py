@@ -3,7 +3,6 @@ its results on small data.
 """
 
 import argparse
-from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from common.script import Failure
 
 # The last of 18 batches is smaller than the others
 SETTINGS = {"epochs": 5, "batch_size": 35, "learning_rate": 1e-3}
+NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VECTORS = np.random.default_rng(0).normal(size=(40, 784))
 LABELS = np.arange(40) % 10
 
@@ -50,16 +50,15 @@ def exact_probabilities(model, vectors):
 
 
 def plain_training(model, train, test):
-    """Train as the sheet asks for, without regard to speed; return the history by
-    scikit-learn, as numbers to compare with.
+    """Train as the sheet asks for, without regard to speed; return train loss, train
+    accuracy, test loss and test accuracy by scikit-learn [epochs, 4].
     """
     images = torch.tensor(train.vectors)
     labels = torch.tensor(train.labels)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS["learning_rate"])
-    history = defaultdict(list)
-    count = len(test.labels)
-    some = Vectors(train.vectors[:count], train.labels[:count])
+    some = Vectors(train.vectors[:300], train.labels[:300])  # as many as in the test
+    history = []
     for _ in range(SETTINGS["epochs"]):
         order = torch.randperm(len(labels), generator=generator)
         for start in range(0, len(labels), SETTINGS["batch_size"]):
@@ -67,13 +66,13 @@ def plain_training(model, train, test):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
-        for split, data in (("train", some), ("test", test)):
+        row = []
+        for data in (some, test):
             p = exact_probabilities(model, data.vectors)
-            loss = pytest.approx(metrics.log_loss(data.labels, p), rel=1e-3)
-            right = metrics.accuracy_score(data.labels, p.argmax(axis=1))
-            history[f"{split}_loss"].append(loss)
-            history[f"{split}_accuracy"].append(pytest.approx(100 * right))
-    return history
+            row.append(metrics.log_loss(data.labels, p))
+            row.append(100 * metrics.accuracy_score(data.labels, p.argmax(axis=1)))
+        history.append(row)
+    return np.array(history)
 
 
 def test_the_network_has_hidden_layers_of_one_size_with_relus_and_gives_logits():
@@ -92,12 +91,10 @@ def test_the_network_has_hidden_layers_of_one_size_with_relus_and_gives_logits()
 
 
 def test_accuracy_is_the_percentage_of_right_labels():
-    logits = torch.tensor(VECTORS[:, :10])
-    labels = torch.tensor(LABELS)
-    predicted = VECTORS[:, :10].argmax(axis=1)
-    expected = 100 * metrics.accuracy_score(LABELS, predicted)
-    assert task3.class_label(logits).tolist() == predicted.tolist()
-    assert task3.batch_accuracy(logits, labels) == pytest.approx(expected)
+    logits = torch.tensor([[3.0, 1, 2], [0, 0, 9], [-1, -2, -3]])
+    assert task3.class_label(logits).tolist() == [0, 2, 0]
+    accuracy = task3.batch_accuracy(logits, torch.tensor([0, 2, 1]))
+    assert accuracy == pytest.approx(200 / 3)
 
 
 def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_path):
@@ -159,8 +156,9 @@ def test_the_results_and_the_checkpoint_are_what_the_plain_loop_gives(ran):
     assert results["data"] == {"train": digest(train), "test": digest(test)}
     assert results["parameters"] == sum(each.numel() for each in model.parameters())
     vectors = convert_mnist_to_vectors(train), convert_mnist_to_vectors(test)
-    assert results["history"] == plain_training(new_network(), *vectors)
-    assert 0 < results["timing"]["seconds_per_epoch"] < 60
+    history = [results["history"][name] for name in NAMES]
+    expected = plain_training(new_network(), *vectors).T
+    np.testing.assert_allclose(history, expected, rtol=1e-3)
 
 
 def test_the_figures_show_the_errors_of_the_checkpoint(ran):
