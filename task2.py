@@ -35,8 +35,7 @@ from common.plotting import (
 )
 from common.separation import (
     NEIGHBOURS,
-    between_classes,
-    linear_accuracy,
+    linear_classifier,
     neighbour_separation,
 )
 
@@ -121,25 +120,19 @@ def easy_pca(means: np.ndarray, labels: np.ndarray, pca: PCA) -> PCA:
 
 
 def describe_components(
-    pca: PCA, easy: PCA, means: np.ndarray, train: Vectors
+    pca: PCA, easy: PCA, means: np.ndarray, digits: Sequence[int]
 ) -> dict[str, Any]:
     """Return what the answers say of the components today and of those of the easy
-    problem (2.3).
+    problem (2.3); `means` [C, 784] are those of the images of the digits [C].
     """
-    digits = np.unique(train.labels)
     components = pca.eigenvectors[:, :COMPONENTS].T  # [10, 784]
     easy_components = easy.eigenvectors[:, :SPANNED].T  # [9, 784]
-    points = project(train.vectors, pca, COMPONENTS)
-    between, _ = between_classes(Vectors(points, train.labels))
-    missing = np.cumsum(pca.variance_shares) < 0.5
     return {
         "variance_shares": pca.variance_shares[:COMPONENTS].tolist(),
-        "components_for_share": {"0.5": int(missing.sum()) + 1},
         "closest_differences": closest_class_difference(components, means, digits),
         "in_class_span": in_class_span(components, means),
         "easy_in_class_span": in_class_span(easy_components, means),
         "easy_first_nine": float(easy.variance_shares[:SPANNED].sum()),
-        "between_classes": {"components": between.tolist()},
     }
 
 
@@ -301,7 +294,8 @@ def classifier_accuracies(
         fit = Vectors(train_points[:, :count], train.labels)
         held_out = Vectors(test_points[:, :count], test.labels)
         neighbours = neighbour_separation(fit, held_out)["accuracy"]
-        linear = linear_accuracy(thin(fit, LINEAR_IMAGES), held_out)
+        classifier = linear_classifier(thin(fit, LINEAR_IMAGES))
+        linear = float(100 * classifier.score(held_out.vectors, held_out.labels))
         accuracies["neighbours"].append(neighbours)
         accuracies["linear"].append(linear)
         tqdm.write(f"{count:10}{neighbours:10.2f} %{linear:9.2f} %")
@@ -336,9 +330,8 @@ def main(options: argparse.Namespace) -> None:
         Vectors(points, train.labels), Vectors(test_points, test.labels)
     )
     shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
-    recall = plane["accuracy_per_class"]
     figure = projection_figure(
-        points[shown], train.labels[shown], pca.variance_shares, recall
+        points[shown], train.labels[shown], pca.variance_shares, plane["recall"]
     )
     plotting.save_figure(figure, options.figures, "task2_projection")
     print("classifying the test images by their first components …", flush=True)
@@ -352,7 +345,7 @@ def main(options: argparse.Namespace) -> None:
         "shown_points": len(shown),
         "linear_images": len(thin(train, LINEAR_IMAGES).labels),
     }
-    digits = np.unique(train.labels).astype(str)
+    digits = np.unique(train.labels)
     plane_means = class_means(points, train.labels).tolist()
     results = {
         "settings": settings,
@@ -360,13 +353,11 @@ def main(options: argparse.Namespace) -> None:
         "statistics": statistics,
         "vectors": describe(train.vectors),
         "labels": describe(train.labels),
-        "components": describe_components(pca, easy, means, train),
-        "shown_points": settings["shown_points"],
-        "class_means": dict(zip(digits, plane_means, strict=True)),
+        "components": describe_components(pca, easy, means, digits),
+        "class_means": dict(zip(digits.astype(str), plane_means, strict=True)),
         "plane": plane,
         "classifiers": {
             "components": KEPT_COMPONENTS,
-            "linear_images": settings["linear_images"],
             "neighbours": accuracies["neighbours"],
             "linear": accuracies["linear"],
         },

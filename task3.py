@@ -23,7 +23,7 @@ from common.cuda import recorded
 from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
 from common.script import Failure, check_labels, check_shape
-from common.separation import accuracy_per_class, confused_pairs
+from common.separation import confused_pairs, recall
 
 EPOCHS = 10
 BATCH_SIZE = 16
@@ -275,13 +275,13 @@ def load_checkpoint(path: str | Path) -> MultilayerPerceptron:
     return read_checkpoint(path)[0]
 
 
-def most_confused(matrix: np.ndarray) -> list[list[int]]:
-    """Return the two most confused pairs of classes of a confusion matrix [10, 10], and
-    those that have as many errors as the second; none without errors.
+def most_confused(matrix: np.ndarray) -> list[dict[str, Any]]:
+    """Return the two pairs of classes that a confusion matrix [10, 10] confuses most,
+    and those that have as many errors as the second; none without errors.
     """
-    errors = np.triu(matrix + matrix.T, 1)  # of each pair, in both directions
-    second = np.sort(errors, axis=None)[-2]
-    return np.argwhere(errors >= max(second, 1)).tolist()
+    pairs = confused_pairs(matrix)
+    least = max(pairs[1]["images"], 1)
+    return [pair for pair in pairs if pair["images"] >= least]
 
 
 @styled
@@ -338,15 +338,16 @@ def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
         axes.text(
             column, row, text, color=colour, fontsize=6.5, ha="center", va="center"
         )
-    for first, second in most_confused(matrix):
+    for pair in most_confused(matrix):
+        first, second = pair["classes"]
         for x, y in ((first, second), (second, first)):
             box = plt.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=1.2)
             box.set_clip_on(False)
             axes.add_patch(box)
     axes.set_title("boxed: most errors in both directions", loc="left", fontsize=7)
     axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
-    for row, recall in enumerate(accuracy_per_class(matrix)):
-        text = "" if recall is None else f"{recall:.1f}"
+    for row, share in enumerate(recall(matrix)):
+        text = "" if share is None else f"{share:.1f}"
         axes.text(9.8, row, text, fontsize=7, va="center")
     axes.set(xticks=range(10), yticks=range(10))
     axes.set(xlabel="predicted digit", ylabel="true digit")
@@ -405,8 +406,7 @@ def main(options: argparse.Namespace) -> None:
         "network": network,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history": history,
-        "confused_pairs": confused_pairs(matrix),
-        "boxed_pairs": most_confused(matrix),
+        "confused_pairs": most_confused(matrix),
         "shown_errors": len(surest),
         "timing": {
             "seconds_per_epoch": float(np.median(seconds)),

@@ -198,46 +198,65 @@ def class_scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
 
     Points are drawn in the order given; make it random, or the last class hides the
     others. Each class has an ellipse that holds half of a normal distribution of its
-    mean and covariance, with the class's number on its rim, far from the middle of all
-    and clear of the numbers before it.
+    mean and covariance, with the class's number on its rim.
     """
-    axes.scatter(
-        *points.T, c=np.array(CLASS_COLOURS)[labels], s=2, linewidths=0, rasterized=True
-    )
-    turn = np.linspace(0, 2 * np.pi, 73)
-    circle = np.sqrt(2 * np.log(2)) * np.stack([np.cos(turn), np.sin(turn)])  # [2, 73]
-    places = [points.mean(axis=0)]  # of the middle, then of the numbers
-    room = np.ptp(points, axis=0).max() / 10  # about two numbers wide
-    style = {
-        "fontsize": 7,
-        "fontweight": "bold",
-        "ha": "center",
-        "va": "center",
-        "zorder": 3,
-    }
-    for number in np.unique(labels):
-        members, colour = points[labels == number], CLASS_COLOURS[number]
-        values, vectors = np.linalg.eigh(np.cov(members.T))
-        rim = (
-            members.mean(axis=0) + (vectors * np.sqrt(values.clip(min=0)) @ circle).T
-        )  # [73, 2]
-        axes.plot(*rim.T, color=colour, path_effects=HALO)
-        distances = np.stack(
-            [np.linalg.norm(rim - place, axis=1) for place in places]
-        )  # [places, 73]
-        places.append(
-            rim[np.argmax(distances[0] + 4 * distances.min(axis=0).clip(max=room))]
-        )
-        chip = {
-            "boxstyle": "circle,pad=0.12",
-            "facecolor": colour,
-            "edgecolor": "white",
-            "linewidth": 0.6,
-        }
+    colours = np.array(CLASS_COLOURS)[labels]
+    x, y = points.T
+    axes.scatter(x, y, c=colours, s=2, linewidths=0, rasterized=True)
+    numbers = np.unique(labels)
+    rims = [half_ellipse(points[labels == number]) for number in numbers]
+    places = number_places(rims, points)
+    for number, rim, place in zip(numbers, rims, places, strict=True):
+        colour = CLASS_COLOURS[number]
+        x, y = rim.T
+        axes.plot(x, y, color=colour, path_effects=HALO)
+        x, y = place
         axes.text(
-            *places[-1], str(number), color=text_colour(colour), bbox=chip, **style
+            x,
+            y,
+            str(number),
+            fontsize=7,
+            fontweight="bold",
+            ha="center",
+            va="center",
+            zorder=3,
+            color=text_colour(colour),
+            bbox={
+                "boxstyle": "circle,pad=0.12",
+                "facecolor": colour,
+                "edgecolor": "white",
+                "linewidth": 0.6,
+            },
         )
     axes.set_aspect("equal", adjustable="datalim")
+
+
+def half_ellipse(points: np.ndarray) -> np.ndarray:
+    """Return the rim [73, 2] of the ellipse that holds half of a normal distribution of
+    the mean and the covariance of points [N, 2].
+    """
+    turn = np.linspace(0, 2 * np.pi, 73)
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=1)  # [73, 2]
+    variances, axes = np.linalg.eigh(np.cov(points.T))
+    radii = np.sqrt(2 * np.log(2) * variances.clip(min=0))
+    return points.mean(axis=0) + (circle * radii) @ axes.T
+
+
+def number_places(rims: Sequence[np.ndarray], points: np.ndarray) -> np.ndarray:
+    """Return a place on each rim [73, 2] that is far from the middle of the points
+    [N, 2] and clear of the places on the other rims [C, 2].
+    """
+    middle = points.mean(axis=0)
+    room = np.ptp(points, axis=0).max() / 6.5  # a number's width in a panel of an inch
+    places = np.array([rim[0] for rim in rims])
+    for _ in range(5):  # each move may make room for another
+        for number, rim in enumerate(rims):
+            others = np.delete(places, number, axis=0)
+            distances = np.linalg.norm(rim[:, None] - others, axis=2)  # [73, C - 1]
+            clear = distances.min(axis=1, initial=room)
+            outside = np.linalg.norm(rim - middle, axis=1)
+            places[number] = rim[np.argmax(outside + 4 * clear)]
+    return places
 
 
 def text_colour(background: str | Sequence[float]) -> str:

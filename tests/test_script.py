@@ -283,7 +283,7 @@ FIGURES = {
     "task1": "loss depth gradients normalization",
     "task2": "examples components spectrum projection",
 }
-FIGURES |= {"task3": "training errors", "task4": "features components errors"}
+FIGURES |= {"task3": "training errors", "task4": "features components"}
 OTHERS = {
     "figures",
     "artifacts",

@@ -180,7 +180,7 @@ def test_the_figures_show_the_errors_of_the_checkpoint(ran):
     second = np.sort(both, axis=None)[-3]  # each pair stands there twice
     boxes = sorted([box.get_x() + 0.5, box.get_y() + 0.5] for box in axes.patches)
     assert boxes == np.argwhere(both >= second).tolist()
-    assert len(boxes) == 2 * len(results["boxed_pairs"])
+    assert len(boxes) == 2 * len(results["confused_pairs"])
 
     surest = np.argsort(-probabilities.max(axis=1) * (predicted != labels))[:10]
     assert results["shown_errors"] == 10
