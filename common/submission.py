@@ -13,13 +13,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import partial
+import textwrap
+import tokenize
+from contextlib import suppress
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import matplotlib
 import typst
+from matplotlib.font_manager import findSystemFonts
+from matplotlib.ft2font import FT2Font
 
 from common.script import (
     CHECKPOINT,
@@ -34,23 +37,29 @@ from common.script import (
 )
 
 ANSWERS = FIGURES / "answers"
-GRADED = {  # the code that the answers end with: by subtask, the file and the names
-    "1.1": ("task1.py", "Linear", "ReLU"),
-    "1.2": ("task1.py", "MLP.loss", "MLP.backward", "MLP.training_step", "train"),
-    "2.2": ("common/data.py", "convert_mnist_to_vectors"),
-    "2.3": ("common/pca.py", "do_pca"),
-    "2.4": ("common/pca.py", "project"),
-    "3.1": ("task3.py", "MultilayerPerceptron"),
-    "3.2": ("task3.py", "batch_accuracy"),
-    "3.3": ("task3.py", "train"),
-    "4.1": ("task4.py", "extract_features"),
-}
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # of the text in figures
+GRADED = [  # the code that follows the answers: subtask, file, name
+    "1.1 task1.py Linear",
+    "1.1 task1.py ReLU",
+    "1.1 task1.py log_softmax",
+    "1.1 task1.py CrossEntropyLoss",
+    "1.2 task1.py MLP.logits",
+    "1.2 task1.py MLP.loss",
+    "1.2 task1.py MLP.backward",
+    "1.2 task1.py MLP.training_step",
+    "1.2 task1.py train",
+    "2.2 common/data.py convert_mnist_to_vectors",
+    "2.3 common/pca.py do_pca",
+    "2.4 common/pca.py project",
+    "3.1 task3.py MultilayerPerceptron",
+    "3.2 task3.py batch_accuracy",
+    "3.3 task3.py train",
+    "4.1 task4.py extract_features",
+]
 
 
 def parse_options() -> argparse.Namespace:
-    """Parse the flags of the submission; those that are for the tasks are None unless
-    they are given.
-    """
+    """Parse the flags of the submission."""
     parser = script_parser(__doc__, data=True, show=False)
     parser.prog = "python -m common.submission"
     parser.add_argument(
@@ -61,205 +70,185 @@ def parse_options() -> argparse.Namespace:
         action="store_true",
         help="typeset the results that are there, run nothing",
     )
-    parser.add_argument(
-        "--author",
-        type=readable,
-        metavar="NAME",
-        help="name in the header of the pages",
-    )
-    parser.add_argument(
-        "--student-id",
-        type=readable,
-        metavar="NUMBER",
-        help="matriculation number beside it",
-    )
+    help_text = "name on the first page and in the header"
+    parser.add_argument("--author", default="", help=help_text)
+    parser.add_argument("--student-id", default="", help="number beside it")
     options = parse(parser)
-    if options.reuse and (options.seed, options.data_dir, options.device) != (
-        0,
-        None,
-        None,
-    ):
+    if options.reuse and (options.seed or options.data_dir or options.device):
         parser.error("--reuse runs no task: leave out --seed, --data-dir and --device")
     return options
 
 
-def readable(text: str) -> str:
-    """Return the text of a flag; refuse bytes that are not UTF-8."""
-    try:
-        return text.encode().decode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("this is not UTF-8 text") from None
-
-
 def run_tasks(options: argparse.Namespace) -> None:
-    """Run the four scripts one after the other; end with the status of the first that
-    fails, which says why itself.
-    """
+    """Run the four scripts one after the other, each with the flags that it has."""
     figures = options.figures.resolve()
-    given = {name: getattr(options, name) for name in ("seed", "data_dir", "device")}
-    given |= {
-        "figures": figures,
-        "checkpoint": CHECKPOINT if figures == FIGURES else figures / "mlp.pt",
-    }
-    names = (
-        ["figures", "seed"],
-        ["figures", "seed", "data_dir"],
-        list(given),
-        list(given),
-    )
-    for number, taken in enumerate(names, 1):
-        print(f"== task{number}.py", flush=True)
-        flags = [
-            f"--{name.replace('_', '-')}={given[name]}"
-            for name in taken
-            if given[name] is not None
-        ]
-        task = subprocess.Popen(
-            [sys.executable, str(ROOT / f"task{number}.py"), *flags]
-        )
-        try:
-            task.wait()
-        finally:  # when interrupted, the task is as well, and ends in good order
-            status = task.wait()
-        if status:
-            raise SystemExit(status)
+    checkpoint = CHECKPOINT if figures == FIGURES else figures / "mlp.pt"
+    flags = [f"--seed={options.seed}", f"--figures={figures}"]
+    run_task("task1.py", flags)
+    if options.data_dir:
+        flags.append(f"--data-dir={options.data_dir}")
+    run_task("task2.py", flags)
+    flags.append(f"--checkpoint={checkpoint}")
+    if options.device:
+        flags.append(f"--device={options.device}")
+    run_task("task3.py", flags)
+    run_task("task4.py", flags)
 
 
-def typeset(
-    folder: Path, author: str | None = None, student_id: str | None = None
-) -> list[str]:
-    """Typeset the answers from the results in `folder`, as submission.pdf there; return
-    the contradicted claims.
+def run_task(script: str, flags: list[str]) -> None:
+    """Run a script; if it fails, end with its status, since it says why itself."""
+    print(f"== {script}", flush=True)
+    task = subprocess.Popen([sys.executable, ROOT / script, *flags])
+    try:
+        status = task.wait()
+    except KeyboardInterrupt:  # Ctrl-C reaches the task as well, which says so
+        task.wait()
+        status = 130
+    if status:
+        raise SystemExit(status)
 
-    Raises `Failure` when results are missing, not readable or of an older version, and
-    when the source has a mistake.
+
+def typeset(folder: Path, author: str = "", student_id: str = "") -> list[str]:
+    """Typeset the answers from the results in `folder`, as submission.pdf there.
+
+    Returns the names of the claims that the results contradict. Raises `Failure` when
+    results are missing or unusable and when the answers' source has a mistake.
     """
-    signature = {
-        key: text
-        for key, text in (("author", author), ("student-id", student_id))
-        if text
-    }
-    fonts = (
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    )  # of the text in the figures
-    settings = {
-        "ignore_system_fonts": True,
-        "font_paths": [str(fonts)],
-        "sys_inputs": signature,
-    }
-    with (
-        tempfile.TemporaryDirectory() as temporary
-    ):  # where source and results lie side by side
-        source = collect(folder, Path(temporary))
+    signature = {}
+    if author:
+        signature["author"] = author
+    if student_id:
+        signature["student-id"] = student_id
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary).resolve()
+        collect(folder, root)
         try:
-            document = typst.compile(source, format="pdf", root=temporary, **settings)
-            query = partial(
-                typst.query, source, field="value", root=temporary, **settings
+            compiler = typst.Compiler(
+                root / "answers.typ",
+                root=root,
+                font_paths=[root / "fonts"],
+                ignore_system_fonts=not needs_system_fonts(author + student_id),
+                sys_inputs=signature,
             )
-            contradicted, (signed,) = (
-                json.loads(query(label)) for label in ("<contradicted>", "<author>")
-            )
+            document = compiler.compile(format="pdf")
+            contradicted = json.loads(compiler.query("<contradicted>", field="value"))
         except typst.TypstError as error:
-            place = re.search(r"[\w-]+\.(typ|svg|json):\d+:\d+", error.diagnostic)
-            where = f"{place[0] if place else 'answers.typ'}: {error.message.splitlines()[0]}"
-            advice = "correct it there or a little before (# $ @ * _ and < need a backslash), or run the tasks again"
-            raise Failure(f"{where}; {advice}") from error
+            place = re.search(r"┌─ .*[/\\](.+:\d+):\d+", error.diagnostic)
+            where = place[1] if place else "answers.typ"
+            message = error.message.replace(str(root), "")
+            raise Failure(
+                f"{where}: {message}; correct figures/answers (in text, # $ @ * _ and "
+                "< need a backslash) or run the tasks again"
+            ) from error
     with replacing(folder / "submission.pdf") as target:
         target.write_bytes(document)
-    if not signed:
-        print("the answers are unsigned; --author and --student-id sign them")
     return contradicted
 
 
-def collect(folder: Path, target: Path) -> str:
-    """Copy the answers' source and all results that it names from `folder` to `target`;
-    return the main file's path.
-
-    Raises `Failure`, with what to do, when results are missing or not of their task, or
-    a source is not UTF-8.
+def collect(folder: Path, target: Path) -> None:
+    """Copy to `target` what the answers are typeset from: their source and what lies
+    beside it, the results in `folder`, fonts; code.json with the graded code.
     """
-    for source in ANSWERS.glob("*.typ"):
+    hidden = shutil.ignore_patterns(".*")  # what macOS and editors leave there
+    shutil.copytree(ANSWERS, target, ignore=hidden, dirs_exist_ok=True)
+    for path in folder.glob("task*.*"):
+        shutil.copy(path, target)
+    boxes = shutil.ignore_patterns("LastResort*")  # has a box for every character
+    shutil.copytree(FONTS, target / "fonts", ignore=boxes)
+    (target / "code.json").write_text(json.dumps(graded_code()))
+
+
+def graded_code() -> list[dict[str, str]]:
+    """Return title, place and code of the functions and classes in GRADED.
+
+    What cannot be found or read is left out, and a line on stderr says so.
+    """
+    parts = []
+    problems = set()
+    for entry in GRADED:
+        subtask, file, name = entry.split()
         try:
-            text = source.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise Failure(
-                f"figures/answers/{source.name} is not UTF-8; save it as UTF-8"
-            ) from error
-        shutil.copy(source, target)
-        for name in re.findall(r'"(task\d\w*\.(?:json|svg))"', text):
-            try:
-                shutil.copyfile(folder / name, target / name)
-                if name.endswith(".json") and "seed" not in json.loads(
-                    (target / name).read_bytes()
-                ):
-                    raise ValueError("no results")
-            except (FileNotFoundError, ValueError, TypeError) as error:
-                command = f"python {name[:5]}.py" + (
-                    "" if folder.resolve() == FIGURES else f" --figures {folder}"
-                )
-                raise Failure(
-                    f"{name} is missing or not readable in {folder}; run {command}"
-                ) from error
-    (target / "code.json").write_text(json.dumps(listings()), encoding="utf-8")
-    return str(target / "answers.typ")
+            parts.append({"title": f"{subtask} {name}"} | find_code(file, name))
+        except (KeyError, SyntaxError, ValueError) as error:
+            problems.add(f"{file}: {error}")
+    if problems:
+        print("code not in the PDF:", "; ".join(sorted(problems)), file=sys.stderr)
+    return parts
 
 
-def listings() -> list[dict[str, Any]]:
-    """Return subtask, name, file, line and code of the graded functions and classes,
-    without their docstrings.
+def find_code(file: str, name: str) -> dict[str, str]:
+    """Return place and code of a function, class or method (Class.method).
+
+    Raises `KeyError` when the file has no such name, and what Python raises when it
+    cannot read the file.
     """
-    found = []
-    for subtask, (file, *names) in GRADED.items():
-        lines: list[str | None] = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        tree = ast.parse("\n".join(lines))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-                node
-            ):
-                text, *rest = node.body
-                lines[text.lineno - 1] = (
-                    None if rest else " " * text.col_offset + "pass"
-                )
-                last = rest[0].lineno - 1 if rest else text.end_lineno
-                lines[text.lineno : last] = [None] * (last - text.lineno)
-        for name in names:
-            node = tree
-            for part in name.split("."):  # a class, then its method
-                node = next(
-                    each for each in node.body if getattr(each, "name", None) == part
-                )
-            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-            code = dedent(
-                "\n".join(
-                    line
-                    for line in lines[first - 1 : node.end_lineno]
-                    if line is not None
-                )
-            )
-            found.append(
-                {
-                    "subtask": subtask,
-                    "name": name,
-                    "file": file,
-                    "line": node.lineno,
-                    "code": code,
-                }
-            )
-    return found
+    with tokenize.open(ROOT / file) as stream:  # decodes as Python does
+        source = stream.read()
+    node: Any = ast.parse(source)
+    for part in name.split("."):
+        node = {getattr(child, "name", None): child for child in node.body}[part]
+    first = [*node.decorator_list, node][0].lineno
+    lines = source.split("\n")[first - 1 : node.end_lineno]
+    code = textwrap.dedent("\n".join(lines))
+    # Leave out docstrings, but for one that is all of a body: what follows is indented
+    # as it is.
+    docstring = r'(?s)\n( +)"""((?!""").)*"""\n+(?=\1\S)'
+    return {
+        "place": f"{file}, line {node.lineno}",
+        "code": re.sub(docstring, "\n", code),
+    }
+
+
+def needs_system_fonts(text: str) -> bool:
+    """Return whether a text has characters that DejaVu Sans, which comes with
+    matplotlib, lacks: then the PDF is set with the fonts of the system.
+
+    Raises `Failure` when they lack one as well.
+    """
+    covered = FT2Font(str(FONTS / "DejaVuSans.ttf")).get_charmap()
+    missing = set(map(ord, text)) - covered.keys()
+    if not missing:
+        return False
+    for font in findSystemFonts():
+        if "LastResort" not in font:
+            with suppress(RuntimeError):  # a font without outlines
+                missing -= FT2Font(font).get_charmap().keys()
+    if missing:
+        raise Failure(
+            f"no installed font has {''.join(map(chr, sorted(missing)))!r}; install "
+            "one, or write --author and --student-id in other letters"
+        )
+    return True
+
+
+def locate(claim: str) -> str:
+    """Return the name of a claim behind the file and the line where it stands."""
+    for source in sorted(ANSWERS.glob("[!.]*.typ")):
+        lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            if f'"{claim}"' in line:
+                return f"figures/answers/{source.name}:{number}: {claim}"
+    return claim
 
 
 def main(options: argparse.Namespace) -> None:
-    """Run the tasks, unless --reuse is given, and typeset the answers; raise `Failure`
-    if any is contradicted.
+    """Run the tasks, unless --reuse is given, and typeset the answers.
+
+    Raises `Failure` when the results contradict a claim.
     """
+    if not (ANSWERS / "answers.typ").is_file():
+        raise Failure(f"{ANSWERS} has no answers.typ; restore figures/answers")
+    needs_system_fonts(options.author + options.student_id)  # fails before the work
     if not options.reuse:
         run_tasks(options)
     contradicted = typeset(options.figures, options.author, options.student_id)
-    print(f"answers: {options.figures / 'submission.pdf'}")
+    pdf = options.figures / "submission.pdf"
+    print(f"answers: {pdf} (--author: {options.author or 'none'})")
     if contradicted:
-        advice = "Rewrite these sentences in figures/answers/, or run the task again with its defaults"
+        places = "; ".join(map(locate, contradicted))
         raise Failure(
-            f"contradicted by the results, and red in submission.pdf: {'; '.join(contradicted)}. {advice}"
+            f"contradicted by the results, and red in submission.pdf: {places}. "
+            "Rewrite these sentences, or run the tasks again with their defaults"
         )
 
 
