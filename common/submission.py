@@ -135,7 +135,7 @@ def typeset(folder: Path, author: str = "", student_id: str = "") -> list[str]:
         except typst.TypstError as error:
             place = re.search(r"┌─ .*[/\\](.+:\d+):\d+", error.diagnostic)
             where = place[1] if place else "answers.typ"
-            message = error.message.replace(str(root), "")
+            message = error.message.replace(str(root), ".")
             raise Failure(
                 f"{where}: {message}; correct figures/answers (in text, # $ @ * _ and "
                 "< need a backslash) or run the tasks again"
@@ -146,13 +146,13 @@ def typeset(folder: Path, author: str = "", student_id: str = "") -> list[str]:
 
 
 def collect(folder: Path, target: Path) -> None:
-    """Copy to `target` what the answers are typeset from: their source and what lies
-    beside it, the results in `folder`, fonts; code.json with the graded code.
+    """Copy to `target` what the answers are typeset from: the results in `folder`, the
+    answers' source and what lies beside it, fonts; write the graded code to code.json.
     """
-    hidden = shutil.ignore_patterns(".*")  # what macOS and editors leave there
-    shutil.copytree(ANSWERS, target, ignore=hidden, dirs_exist_ok=True)
     for path in folder.glob("task*.*"):
         shutil.copy(path, target)
+    hidden = shutil.ignore_patterns(".*")  # what macOS and editors leave there
+    shutil.copytree(ANSWERS, target, ignore=hidden, dirs_exist_ok=True)
     boxes = shutil.ignore_patterns("LastResort*")  # has a box for every character
     shutil.copytree(FONTS, target / "fonts", ignore=boxes)
     (target / "code.json").write_text(json.dumps(graded_code()))
