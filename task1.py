@@ -203,7 +203,6 @@ class MLP:
         return loss
 
 
-@np.errstate(over="ignore", invalid="ignore")  # an overflow shows in the loss
 def train(
     mlp: MLP,
     data: Moons,
@@ -224,11 +223,12 @@ def train(
     history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x_train))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            mlp.training_step(x_train[batch], y_train[batch], learning_rate)
-        train_loss = mlp.loss(x_train, y_train)
-        test_loss = mlp.loss(x_test, y_test)
+        with np.errstate(over="ignore", invalid="ignore"):  # this shows in the loss
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                mlp.training_step(x_train[batch], y_train[batch], learning_rate)
+            train_loss = mlp.loss(x_train, y_train)
+            test_loss = mlp.loss(x_test, y_test)
         if not math.isfinite(train_loss + test_loss):
             advice = "take a smaller --learning-rate"
             raise Failure(f"the loss is not finite after epoch {epoch}; {advice}")
@@ -279,7 +279,6 @@ def training_figure(
     return figure
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of a network that has diverged
 def train_variant(variant: studies.Variant, seed: int) -> studies.Run:
     """Train one network of 1.4; return its losses over the epochs and what it learned.
 
@@ -291,15 +290,16 @@ def train_variant(variant: studies.Variant, seed: int) -> studies.Run:
     rate = variant.learning_rate
     with suppress(Failure):
         history = train(mlp, data, variant.epochs, variant.batch_size, rate, seed)
-    return studies.Run(
-        variant=variant,
-        seed=seed,
-        train_loss=history["train_loss"],
-        test_loss=history["test_loss"],
-        train_error=100 - accuracy(mlp, data.x_train, data.y_train),
-        test_error=100 - accuracy(mlp, data.x_test, data.y_test),
-        map=plotting.moon_map(mlp.forward, studies.MAP_LIMIT),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # of a network that diverged
+        return studies.Run(
+            variant=variant,
+            seed=seed,
+            train_loss=history["train_loss"],
+            test_loss=history["test_loss"],
+            train_error=100 - accuracy(mlp, data.x_train, data.y_train),
+            test_error=100 - accuracy(mlp, data.x_test, data.y_test),
+            map=plotting.moon_map(mlp.forward, studies.MAP_LIMIT),
+        )
 
 
 def train_variants(seed: int) -> list[studies.Run]:
