@@ -37,16 +37,25 @@ ACROSS, ZOOM = (
 STRETCH = {"sizing_mode": "stretch_both"}
 BARE = {"tools": "", "toolbar_location": None, "outline_line_color": None, **STRETCH}
 PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>$title</title><style>
-  body { display: flex; flex-direction: column; min-height: 100vh; box-sizing: border-box; margin: 0; padding: 8px }
-  body { font: 14px/1.35 sans-serif } h1 { font-size: 18px; margin: 0 } p { margin: 2px 0 }
-  #said { position: sticky; top: 0; z-index: 9; padding: 4px 0; background: white; font-weight: bold }
-  main { display: grid; flex: 1 0 620px } @media (max-width: 699px) { main { flex-basis: 2000px } }</style>
-<script>$bokeh</script><h1>$title</h1><p>The dots are $count of the test images: all $wrong that the network gets wrong
-(grey rim; $error&nbsp;% of all) and a random part of the others, with numbers at the medians of the classes. Point at a
-dot to see its image; click or drag to select, Escape to clear, scroll to zoom. “Only errors” colours rims and bars by
-the network's answer.</p><p id="said" aria-live="polite">&nbsp;</p><main id="page"></main><script>(async () => {
-  const blob = await (await fetch("$sheet")).blob(), image = await createImageBitmap(blob), {width, height} = image;
+<html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>$title</title><style>
+  body { display: flex; flex-direction: column; min-height: 100vh }
+  body { box-sizing: border-box; margin: 0; padding: 8px; font: 14px/1.35 sans-serif }
+  h1 { font-size: 18px; margin: 0 }
+  p { margin: 2px 0 }
+  #said { position: sticky; top: 0; z-index: 9; padding: 4px 0 }
+  #said { background: white; font-weight: bold }
+  main { display: grid; flex: 1 0 620px }
+  @media (max-width: 699px) { main { flex-basis: 2000px } }
+</style>
+<script>$bokeh</script><h1>$title</h1><p>The dots are $count of the test images: all
+$wrong that the network gets wrong (grey rim; $error&nbsp;% of all) and a random part of
+the others, with numbers at the medians of the classes. Point at a dot to see its image;
+click or drag to select, Escape to clear, scroll to zoom. “Only errors” colours rims and
+bars by the network's answer.</p><p id="said" aria-live="polite">&nbsp;</p>
+<main id="page"></main><script>(async () => {
+  const blob = await (await fetch("$sheet")).blob();
+  const image = await createImageBitmap(blob), {width, height} = image;
   const context = new OffscreenCanvas(width, height).getContext("2d");
   context.drawImage(image, 0, 0);
   window.sheet = {width, rgba: context.getImageData(0, 0, width, height).data};
@@ -56,48 +65,73 @@ the network's answer.</p><p id="said" aria-live="polite">&nbsp;</p><main id="pag
 """)
 # Dots under the pointer are listed in the order in which they are drawn: the last one
 # covers the others.
-TOOLTIP = f"""<div style="display: flex; gap: 6px; font: 12px/18px sans-serif; white-space: nowrap">
-  <style>:host {{ opacity: 1 }} .bk-tooltip-content > div > div:not(:last-child) {{ display: none }}</style>
-  <div style="width: {28 * ZOOM}px; height: {28 * ZOOM}px; filter: invert(1); image-rendering: pixelated; background:
-    var(--sheet) calc(-{ZOOM}px * @left) calc(-{ZOOM}px * @top) / {28 * ZOOM * ACROSS}px auto"></div>
-  <div>label <b>@label</b><br>network <b>@answer</b>, @sure{{0.0}} %<br>image @number</div>
+TOOLTIP = f"""<div style="display: flex; gap: 6px; font: 12px/18px sans-serif;
+    white-space: nowrap"><style>:host {{ opacity: 1 }}
+    .bk-tooltip-content > div > div:not(:last-child) {{ display: none }}</style>
+  <div style="width: {28 * ZOOM}px; height: {28 * ZOOM}px; filter: invert(1);
+    image-rendering: pixelated; background: var(--sheet) calc(-{ZOOM}px * @left)
+    calc(-{ZOOM}px * @top) / {28 * ZOOM * ACROSS}px auto"></div>
+  <div>label <b>@label</b><br>network <b>@answer</b>, @sure{{0.0}} %<br>
+    image @number</div>
 </div>"""
 MARK = """const seen = cb_data.index.indices.slice(-1), {indices} = digits.selected;
 marked.indices = seen.length == 0 && indices.length == 1 ? indices : seen;"""
 FILTER = """const {label, wrong} = digits.data;
 named.indices = classes.active;
-shown.indices = [...label.keys()].filter(i => classes.active.includes(label[i]) && (wrong[i] || !errors.active));
-digits.selected.indices = digits.selected.indices.filter(i => shown.indices.includes(i));"""
-STEP = """const found = shown.indices.filter(i => digits.data.wrong[i]), [now = -1] = digits.selected.indices;
-const next = forward ? found.find(i => i > now) ?? found[0] : found.findLast(i => i < now) ?? found.at(-1);
+shown.indices = [...label.keys()].filter(
+  i => classes.active.includes(label[i]) && (wrong[i] || !errors.active));
+digits.selected.indices = digits.selected.indices.filter(
+  i => shown.indices.includes(i));"""
+STEP = """const found = shown.indices.filter(i => digits.data.wrong[i]);
+const [now = -1] = digits.selected.indices;
+const next = forward
+  ? found.find(i => i > now) ?? found[0]
+  : found.findLast(i => i < now) ?? found.at(-1);
 digits.selected.indices = found.length ? [next] : [];"""
-SUMMARY = """const {data, selected: {indices}} = digits, {number} = bars.data, {rgba, width} = window.sheet;
-const chosen = indices.length ? indices : shown.indices, mean = picture.data.image[0].fill(0);
-const weight = chosen.reduce((sum, i) => sum + data.weight[i], 0), wrong = chosen.filter(i => data.wrong[i]);
+SUMMARY = """const {data, selected: {indices}} = digits;
+const {number} = bars.data, {rgba, width} = window.sheet;
+const chosen = indices.length ? indices : shown.indices;
+const mean = picture.data.image[0].fill(0);
+const weight = chosen.reduce((sum, i) => sum + data.weight[i], 0);
+const wrong = chosen.filter(i => data.wrong[i]);
 for (const i of chosen)
-  for (let k = 0; k < mean.length; k++)
-    mean[k] += rgba[4 * ((data.top[i] + Math.floor(k / 28)) * width + data.left[i] + k % 28)] * data.weight[i] / weight;
+  for (let k = 0; k < mean.length; k++) {
+    const row = data.top[i] + Math.floor(k / 28), column = data.left[i] + k % 28;
+    mean[k] += rgba[4 * (row * width + column)] * data.weight[i] / weight;
+  }
 picture.change.emit();
-const [i] = chosen, one = chosen.length == 1, group = errors.active ? data.answer : data.label;
-const weigh = images => number.map(k => images.reduce((sum, i) => sum + data.weight[i] * (group[i] == k), 0));
+const [i] = chosen, one = chosen.length == 1;
+const group = errors.active ? data.answer : data.label;
+const weigh = images => number.map(
+  k => images.reduce((sum, i) => sum + data.weight[i] * (group[i] == k), 0));
 const share = one ? number.map(k => data["p" + k][i]) : weigh(chosen);
 const whole = value => value.toLocaleString("en", {maximumFractionDigits: 0});
 const text = share.map(one ? p => (100 * p).toFixed(1) + " %" : whole);
-bars.data = {...bars.data, share, text, wrong: weigh(one || errors.active ? [] : wrong)};
+const dark = weigh(one || errors.active ? [] : wrong);
+bars.data = {...bars.data, share, text, wrong: dark};
 marked.indices = indices.length == 1 ? indices : [];
-title.text = one ? "probabilities" : errors.active ? "errors by answer" : "black: wrong";
+const many = errors.active ? "errors by answer" : "black: wrong";
+title.text = one ? "probabilities" : many;
 document.getElementById("said").textContent = one
-  ? `Image ${data.number[i]}: label ${data.label[i]}, network ${data.answer[i]}, ${text[data.answer[i]]} sure`
-  : `${whole(chosen.length)} dots stand for ${whole(weight)} images; the network gets ${whole(wrong.length)} wrong`;"""
-PRESSED = """const buttons = toggle => Bokeh.index.find_one(toggle).el.shadowRoot.querySelectorAll("button");
-buttons(classes).forEach((button, k) => { button.ariaPressed = classes.active.includes(k); });
+  ? `Image ${data.number[i]}: label ${data.label[i]}, network ${data.answer[i]}, ` +
+    `${text[data.answer[i]]} sure`
+  : `${whole(chosen.length)} dots stand for ${whole(weight)} images; ` +
+    `the network gets ${whole(wrong.length)} wrong`;"""
+PRESSED = """const buttons = toggle =>
+  Bokeh.index.find_one(toggle).el.shadowRoot.querySelectorAll("button");
+buttons(classes).forEach(
+  (button, k) => { button.ariaPressed = classes.active.includes(k); });
 buttons(errors)[0].ariaPressed = errors.active;"""
-NAMES = 'for (const each of figures) Object.assign(Bokeh.index.find_one(each).el, {role: "img", ariaLabel: each.name});'
-ESCAPE = 'addEventListener("keydown", ({key}) => { if (key == "Escape") digits.selected.indices = []; });'
+NAMES = """for (const each of figures)
+  Object.assign(
+    Bokeh.index.find_one(each).el, {role: "img", ariaLabel: each.name});"""
+ESCAPE = """addEventListener(
+  "keydown", ({key}) => { if (key == "Escape") digits.selected.indices = []; });"""
 # In one column, a finger or the wheel scrolls the page until a tool is chosen.
 COLUMNS = """const narrow = matchMedia("(max-width: 699px)");
 narrow.onchange = () => {
-  grid.children = grid.children.map(([each], k) => narrow.matches ? [each, k, 0] : [each, Math.floor(k / 3), k % 3]);
+  grid.children = grid.children.map(([each], k) =>
+    narrow.matches ? [each, k, 0] : [each, Math.floor(k / 3), k % 3]);
   for (const tool of dragging) tool.active = !narrow.matches;
 };
 narrow.onchange();"""
@@ -219,7 +253,7 @@ def draw_panel(
 
 
 def draw_summary() -> tuple[bk.Row, dict[str, bk.Model]]:
-    """Draw the sixth place, still empty; return it and the models that SUMMARY fills."""
+    """Draw the last place, still empty; return it and the models that SUMMARY fills."""
     bars = bk.ColumnDataSource(
         {"colour": CLASS_COLOURS}
         | dict.fromkeys(("number", "share", "wrong", "text"), CLASSES)
@@ -276,7 +310,10 @@ def class_buttons() -> bk.CheckboxButtonGroup:
     """Return the buttons 0 … 9 in the colours of the classes: they are the legend as
     well.
     """
-    own = ".bk-btn { box-shadow: inset 0 -4px var(--bg) } .bk-btn.bk-active { background: var(--bg); color: var(--fg) }"
+    own = (
+        ".bk-btn { box-shadow: inset 0 -4px var(--bg) } "
+        ".bk-btn.bk-active { background: var(--bg); color: var(--fg) }"
+    )
     rules = [
         f".bk-btn:nth-child({k + 1}) {{ --bg: {CLASS_COLOURS[k]}; --fg: {INKS[k]} }}"
         for k in CLASSES

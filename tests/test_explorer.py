@@ -25,20 +25,26 @@ COLOURS = np.array([list(bytes.fromhex(colour[1:])) for colour in CLASS_COLOURS]
 # Elements behind shadow roots, the places of points on the screen, a count of circles,
 # and, once all is drawn, models
 HELPERS = r"""
-window.deep = (selector, root = document) => [...root.querySelectorAll("*")].flatMap(element =>
-  [...(element.matches(selector) ? [element] : []), ...(element.shadowRoot ? deep(selector, element.shadowRoot) : [])]);
+window.deep = (selector, root = document) =>
+  [...root.querySelectorAll("*")].flatMap(element => [
+    ...(element.matches(selector) ? [element] : []),
+    ...(element.shadowRoot ? deep(selector, element.shadowRoot) : [])]);
 window.numbers = text => text.match(/\d+([.,]\d+)*/g);
 window.places = (panel, points) => {
   const {frame, el} = panels[panel], {left, top} = el.getBoundingClientRect();
-  return points.map(([x, y]) => [left + frame.x_scale.compute(x), top + frame.y_scale.compute(y)]);
+  return points.map(
+    ([x, y]) => [left + frame.x_scale.compute(x), top + frame.y_scale.compute(y)]);
 };
 const context = CanvasRenderingContext2D.prototype, {arc} = context;
 context.arc = function(...values) { window.circles++; arc.apply(this, values); };
 const poll = setInterval(() => {
-  if (!window.Bokeh?.documents[0]?.is_idle || !numbers(document.getElementById("said").textContent)) return;
+  if (!window.Bokeh?.documents[0]?.is_idle) return;
+  if (!numbers(document.getElementById("said").textContent)) return;
   window.models = [...Bokeh.documents[0]._all_models.values()];
-  window.table = column => models.find(({type, data}) => type == "ColumnDataSource" && data[column]);
-  window.panels = models.filter(({type}) => type == "Figure").slice(0, 5).map(each => Bokeh.index.find_one(each));
+  window.table = column => models.find(
+    ({type, data}) => type == "ColumnDataSource" && data[column]);
+  window.panels = models.filter(({type}) => type == "Figure").slice(0, 5).map(
+    each => Bokeh.index.find_one(each));
   clearInterval(poll), arguments[0]();
 }, 20);"""
 
@@ -64,7 +70,10 @@ class Scene:
         )
 
     def ask(self, script, *arguments):  # once everything is painted
-        later = f"requestAnimationFrame(() => setTimeout(() => arguments[arguments.length - 1]({script}), 40))"
+        later = (
+            "requestAnimationFrame(() => setTimeout(() => "
+            f"arguments[arguments.length - 1]({script}), 40))"
+        )
         return self.browser.execute_async_script(later, *arguments)
 
     def mouse(self, kind, place, **details):
@@ -196,7 +205,8 @@ def scene(page, request):
         {"deviceScaleFactor": 1, "mobile": False} | size,
     )
     page.ask(
-        "[models.find(({type}) => type == 'Toggle').active = false, table('label').selected.indices = []]"
+        "[models.find(({type}) => type == 'Toggle').active = false, "
+        "table('label').selected.indices = []]"
     )
     page.press("all", "reset view")
     page.mouse("Moved", (0, 0))
@@ -221,7 +231,10 @@ def test_page_says_how_many_dots_and_errors_there_are_and_names_its_axes_and_fig
     assert {str(len(scene.numbers)), "30", "16.67"} <= set(
         scene.ask("numbers(document.querySelector('p').innerText)")
     )
-    axes = "panels.map(({model}) => [model.below[0], model.left[0]].map(axis => axis.axis_label))"
+    axes = (
+        "panels.map(({model}) => "
+        "[model.below[0], model.left[0]].map(axis => axis.axis_label))"
+    )
     assert scene.ask(axes) == [
         [f"PC {k} · 25.0 %", f"PC 8 · {12.5 * k:.1f} %"] for k in range(5)
     ]
@@ -230,7 +243,7 @@ def test_page_says_how_many_dots_and_errors_there_are_and_names_its_axes_and_fig
     ]
 
 
-def test_panels_draw_digits_in_their_class_colour_a_rim_around_errors_and_numbers_at_the_medians(
+def test_panels_draw_digits_in_class_colours_rims_around_errors_numbers_at_medians(
     scene,
 ):
     pixels, labels, points = (
@@ -262,7 +275,7 @@ def test_panels_draw_digits_in_their_class_colour_a_rim_around_errors_and_number
     assert np.abs(chips - COLOURS[np.unique(labels)]).max() < 25  # letters touch it
 
 
-def test_pointing_shows_the_uppermost_image_and_its_answer_and_draws_a_ring_in_every_panel_but_no_dots(
+def test_pointing_shows_the_uppermost_image_and_draws_rings_in_every_panel_but_no_dots(
     scene,
 ):
     before, number = scene.pixels(), scene.numbers[-1]
@@ -276,7 +289,8 @@ def test_pointing_shows_the_uppermost_image_and_its_answer_and_draws_a_ring_in_e
         "[circles, ...numbers(deep('.bk-tooltip-content')[0].innerText)]"
     ) == [5, *expected]
     corner = scene.ask(
-        "deep('.bk-tooltip-content > div > div').at(-1).querySelector('div').getBoundingClientRect()"
+        "deep('.bk-tooltip-content > div > div').at(-1)"
+        ".querySelector('div').getBoundingClientRect()"
     )
     after, left, top = scene.pixels(), round(corner["left"]), round(corner["top"])
     wanted = 255 - scene.images[-1].repeat(2, axis=0).repeat(2, axis=1)[..., None]
@@ -335,7 +349,7 @@ def test_click_selects_the_uppermost_digit_until_escape_or_a_click_beside_the_do
         assert scene.ask(SELECTED) == []
 
 
-def test_keyboard_steps_through_the_errors_and_around_a_live_line_says_which_one_and_bars_show_probabilities(
+def test_keyboard_steps_through_the_errors_a_live_line_names_each_bars_show_its_shares(
     scene,
 ):
     errors = np.flatnonzero(scene.wrong)
@@ -380,7 +394,7 @@ def test_buttons_show_their_classes_move_no_axis_and_say_that_they_are_pressed(s
         np.testing.assert_array_equal(scene.places(1), places)
 
 
-def test_only_errors_deselects_the_others_and_shows_the_answers_of_the_network_as_rims_and_bars(
+def test_only_errors_deselects_the_others_and_shows_the_answers_as_rims_and_bars(
     scene,
 ):
     scene.ask(f"{SELECTED} = [...arguments[0]]", [0, *range(20, 40)])
@@ -415,7 +429,10 @@ def test_wheel_zooms_until_the_view_is_reset(scene):
     indirect=True,
 )
 def test_nothing_overlaps_or_leaves_the_window_and_a_narrow_one_has_one_column(scene):
-    script = "deep('h1, p, .bk-Figure, .bk-Toolbar, .bk-btn').map(each => each.getBoundingClientRect())"
+    script = (
+        "deep('h1, p, .bk-Figure, .bk-Toolbar, .bk-btn')"
+        ".map(each => each.getBoundingClientRect())"
+    )
     boxes = np.array(
         [
             [box[side] for side in ("left", "top", "right", "bottom")]
