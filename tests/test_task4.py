@@ -178,12 +178,12 @@ def test_the_figures_and_the_page_show_the_results(ran):
 def test_mirrored_swapped_or_rotated_planes_leave_the_picture_in_place(turn):
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(200) % 10)
-    pixels, layer, control = rng.normal(size=(3, 200, 2))
+    pixels, *layers = rng.normal(size=(5, 200, 2))
 
     def draw(turn):
         """The planes given, the points drawn and the directions of the arrows."""
-        planes = [pixels, layer @ turn, 3 * layer @ turn.T]
-        below = [control @ turn, 3 * control @ turn.T]
+        planes = [pixels, layers[0] @ turn, layers[1] @ turn.T]
+        below = [layers[2] @ turn, layers[3] @ turn.T]
         figure = task4.features_figure(planes, below, labels, "abc", "bc")
         panels = [axes for axes in figure.axes if axes.collections]
         points = [axes.collections[0].get_offsets().data for axes in panels]
@@ -199,7 +199,12 @@ def test_mirrored_swapped_or_rotated_planes_leave_the_picture_in_place(turn):
     close(points, draw(np.eye(2))[1])
     close(points @ directions.swapaxes(1, 2), planes)
     close(points[0], pixels)
-    close(points[[2, 4]], 3 * points[[1, 3]])  # each is rotated onto the one before
+    means = np.stack([points[:, labels == k].mean(axis=1) for k in range(10)], axis=1)
+    means -= means.mean(axis=1, keepdims=True)  # [panels, 10, 2]
+    for one, before in ((1, 0), (2, 1), (3, 0), (4, 3)):  # no rotation brings it closer
+        product = means[one].T @ means[before]
+        close(product, product.T)
+        assert np.linalg.eigvalsh(product).min() >= -1e-9
 
 
 def test_a_dead_layer_has_results_and_classes_without_images_are_not_drawn():
