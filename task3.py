@@ -7,6 +7,7 @@ cores. Writes figures/task3_*, figures/task3.json and the checkpoint for task 4.
 
 import argparse
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -100,13 +101,7 @@ def train(
         "train": (vectors[:count], labels[:count]),
         "test": (test_vectors, test_labels),
     }
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.Adam(
-        model.parameters(),
-        lr=learning_rate,
-        fused=True,  # one operation for all parameters
-        capturable=on_gpu,  # counts its steps on the GPU, as recording needs
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     criterion = nn.CrossEntropyLoss()
     generator = torch.Generator().manual_seed(seed)
     history: History = {
@@ -125,7 +120,8 @@ def train(
         optimizer.step()
         return loss.detach()
 
-    if on_gpu:
+    if device.type == "cuda":
+        optimizer.param_groups[0]["capturable"] = True  # without it none is recorded
         step = recorded(step)
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
@@ -139,7 +135,7 @@ def train(
             history[f"{split}_loss"].append(criterion(logits, classes).item())
             history[f"{split}_accuracy"].append(batch_accuracy(logits, classes))
         history["seconds"].append(time.perf_counter() - start)
-        if not np.isfinite([history["train_loss"][-1], history["test_loss"][-1]]).all():
+        if not math.isfinite(history["test_loss"][-1]):
             advice = "take a smaller --learning-rate"
             raise Failure(f"the loss is not finite after epoch {epoch}; {advice}")
         if report is not None:

@@ -128,10 +128,7 @@ def test_a_loss_that_is_not_finite_ends_the_training():
 
 
 def test_the_optimizer_that_trained_is_named(tmp_path, monkeypatch):
-    def sgd(parameters, lr, **_):
-        return torch.optim.SGD(parameters, lr)
-
-    monkeypatch.setattr(torch.optim, "Adam", sgd)
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
     data = Vectors(VECTORS, LABELS)
     _, _, network = task3.train_and_save(data, data, flags(tmp_path), SETTINGS, "")
     assert network["optimizer"] == "SGD"
@@ -161,6 +158,16 @@ def test_the_results_and_the_checkpoint_are_what_the_plain_loop_gives(ran):
     np.testing.assert_allclose(history, expected, rtol=1e-3)
 
 
+def test_the_most_confused_pairs_are_two_or_as_many_as_tie_with_the_second():
+    matrix = np.zeros((10, 10), int)
+    assert task3.most_confused(matrix) == []
+    matrix[3, 5] = 1
+    matrix[5, 3] = matrix[0, 2] = matrix[9, 4] = 9
+    assert task3.most_confused(matrix) == [[0, 2], [3, 5], [4, 9]]
+    matrix[9, 4] = 8
+    assert task3.most_confused(matrix + 99 * np.eye(10)) == [[0, 2], [3, 5]]
+
+
 def test_the_figures_show_the_errors_of_the_checkpoint(ran):
     results, (training, errors), _, (images, labels), model, _ = ran
     probabilities = exact_probabilities(model, images.reshape(-1, 784) / 127.5 - 1)
@@ -176,11 +183,10 @@ def test_the_figures_show_the_errors_of_the_checkpoint(ran):
     note = f"epoch 5:\n{matrix.trace() / 3:.1f} %"  # of 300
     assert note in [text.get_text() for text in training.axes[2].texts]
 
-    both = (matrix + matrix.T) * (1 - np.eye(10, dtype=int))
-    second = np.sort(both, axis=None)[-3]  # each pair stands there twice
+    pairs = [pair["classes"] for pair in results["confused_pairs"]]
     boxes = sorted([box.get_x() + 0.5, box.get_y() + 0.5] for box in axes.patches)
-    assert boxes == np.argwhere(both >= second).tolist()
-    assert len(boxes) == 2 * len(results["confused_pairs"])
+    assert results["confused_pairs"] == task3.most_confused(matrix)
+    assert boxes == sorted(pairs + [[second, first] for first, second in pairs])
 
     surest = np.argsort(-probabilities.max(axis=1) * (predicted != labels))[:10]
     assert results["shown_errors"] == 10
