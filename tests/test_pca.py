@@ -71,8 +71,3 @@ def test_vectors_that_are_all_the_same_have_no_variance_and_no_shares():
 def test_what_has_no_components_is_refused(vectors):
     with pytest.raises(ValueError, match="expected"):
         do_pca(np.array(vectors))
-
-
-def test_vectors_of_other_dimensions_cannot_be_projected():
-    with pytest.raises(ValueError, match="3"):
-        project(np.zeros((2, 3)), do_pca(data(9, 4)))

@@ -80,14 +80,12 @@ def test_the_network_has_hidden_layers_of_one_size_with_relus_and_gives_logits()
     sizes = [len(weight) for weight in list(model.parameters())[::2]]
     assert model.sizes() == [784, *sizes] == [784, 7, 7, 7, 7, 5]
     vectors = np.random.default_rng(0).integers(-50, 50, (40, 784))
-    logits = model(torch.tensor(vectors).float()).detach()
+    logits = model(torch.tensor(vectors).float())
     expected = exact_probabilities(model, vectors)
     assert logits.min() < 0 < logits.max()
-    np.testing.assert_allclose(softmax(logits, axis=1), expected, atol=1e-5)
-    for dtype in (np.float32, np.float64, np.int8):
-        predicted = task3.predict_probabilities(model, vectors.astype(dtype))
-        assert predicted.dtype == np.float32
-        np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    predicted = task3.predict_probabilities(model, vectors)  # of integers
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 
 def test_accuracy_is_the_percentage_of_right_labels():
@@ -121,10 +119,9 @@ def test_data_of_other_shapes_are_refused(vectors, labels):
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
-    infinite = VECTORS + np.inf
-    for train, test in ((VECTORS, infinite), (infinite, VECTORS)):
-        with pytest.raises(Failure, match="--learning-rate"):
-            task3.train(new_network(), (train, LABELS), (test, LABELS))
+    data = (VECTORS, LABELS)
+    with pytest.raises(Failure, match="--learning-rate"):
+        task3.train(new_network(), data, data, learning_rate=1e30)
 
 
 def test_the_optimizer_that_trained_is_named(tmp_path, monkeypatch):
