@@ -83,7 +83,7 @@ def test_the_components_and_what_is_said_of_them_are_those_of_scikit_learn(ran, 
     closer = means[labels] + (vectors - means[labels]) / task2.CLOSER
     easy = decomposition.PCA(9, svd_solver="full").fit(closer)
     held = easy.explained_variance_ratio_.sum()
-    assert_close(said["easy_first_nine"], held, 2e-3)  # 1/N as 1/(N-1)
+    assert_close(said["easy_first_nine"], held, 5e-4)  # 1/N as 1/(N-1)
     span = np.linalg.pinv(differences) @ differences  # projects onto it
     inside = ((components @ span) ** 2).sum(axis=1)
     easy_inside = ((easy.components_ @ span) ** 2).sum(axis=1)
