@@ -331,9 +331,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--hidden-channels",
         "--hidden_channels",
-        type=script.number_type(
-            int, lambda number: 1 <= number <= 10**6, "units; write layers as 30 30"
-        ),
+        type=script.positive_int,
         nargs="*",
         default=HIDDEN_CHANNELS,
         metavar="UNITS",
@@ -342,13 +340,13 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--points",
-        type=script.number_type(int, lambda number: number >= 2, "2 points or more"),
+        type=script.positive_int,
         default=POINTS,
         help=f"train points {script.DEFAULT}",
     )
     parser.add_argument(
         "--noise",
-        type=script.number_type(float, lambda number: 0 <= number <= 10, "0 to 10"),
+        type=script.positive_float,
         default=NOISE,
         help=f"noise of the points, for moons of radius one {script.DEFAULT}",
     )

@@ -16,10 +16,8 @@ import numpy as np
 from common.script import ROOT, Failure
 
 BUNDLED = Path(__file__).resolve().parent / "mnist"
-OFFICIAL = {
-    True: "d18cfd466eb143ac",
-    False: "a0863a96c44e5666",
-}  # digests of the official train and test split
+# The digests of the official train and test split
+OFFICIAL = {True: "d18cfd466eb143ac", False: "a0863a96c44e5666"}
 
 
 class Moons(NamedTuple):
@@ -44,7 +42,8 @@ def moons(
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
         raise ValueError(
-            f"expected at least two points per split and noise ≥ 0, got {n_train}, {n_test}, {noise}"
+            "expected at least two points per split and noise ≥ 0, got"
+            f" {n_train}, {n_test}, {noise}"
         )
     streams = np.random.default_rng(seed).spawn(2)
     (x_train, y_train), (x_test, y_test) = map(
@@ -97,10 +96,12 @@ def load_data(train: bool = True, data_dir: str | Path | None = None) -> Images:
     archives are read; when one is missing or damaged, torchvision downloads MNIST to
     artifacts/. Raises `Failure`, a ValueError, when files are missing or invalid.
     """
+    if train not in (True, False):
+        raise Failure(f"train must be True or False (test split), not {train!r}")
     folder = data_dir or os.environ.get("MNIST_DIR")
     if folder:
         return read_folder(Path(folder), train)
-    with suppress(Failure, OSError):
+    with suppress(Failure):
         data = read_folder(BUNDLED, train)
         if digest(data) == OFFICIAL[train]:
             return data
@@ -111,10 +112,13 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
     """Flatten images row by row and map 0 … 255 to [-1, 1] linearly (sheet, 2.2); raise
     ValueError for other data.
     """
+    if len(data) != 2:
+        raise ValueError("expected images and labels, as load_data returns them")
     images, labels = data
     if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise ValueError(
-            f"expected uint8 images [N, 28, 28] and N labels, got {images.dtype} {images.shape}"
+            "expected images, uint8 [N, 28, 28], and N labels,"
+            f" got {images.dtype} {images.shape}"
         )
     vectors = images.reshape(-1, 784) / np.float32(127.5)
     vectors -= 1  # in place: a second array of this size takes as long as all the rest
@@ -125,16 +129,16 @@ def thin(data: Vectors, count: int) -> Vectors:
     """Return every k-th vector with its label, `count` at most, so that they come from
     all parts of the split.
     """
-    return Vectors(*(array[:: -(-len(array) // count)] for array in data))
+    k = math.ceil(len(data.labels) / count)
+    return Vectors(data.vectors[::k], data.labels[::k])
 
 
 def digest(data: Images) -> str:
     """Return a digest of a split that identifies the data set in the results, 16
     hexadecimal digits.
     """
-    return hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest()[
-        :16
-    ]
+    content = data.images.tobytes() + data.labels.tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_enough(labels: np.ndarray) -> None:
@@ -143,12 +147,9 @@ def check_enough(labels: np.ndarray) -> None:
     """
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < max(10, len(labels) / 100):
-        found = ", ".join(
-            f"{count} of class {number}"
-            for number, count in zip(classes, counts, strict=True)
-        )
         raise Failure(
-            f"found {found}; at least two classes are needed, each in ten images and in 1 % of all"
+            f"found {counts} images of the classes {classes}; at least two classes are"
+            " needed, each in ten images and in 1 % of all"
         )
 
 
@@ -157,85 +158,50 @@ def read_folder(folder: Path, train: bool) -> Images:
     invalid or do not match.
     """
     split = "train" if train else "t10k"
-    images = read_idx(folder, f"{split}-images-idx3-ubyte", 3)
-    labels = read_idx(folder, f"{split}-labels-idx1-ubyte", 1)
-    if images.shape[1:] != (28, 28):
+    images = read_idx(folder / f"{split}-images-idx3-ubyte", 3)
+    labels = read_idx(folder / f"{split}-labels-idx1-ubyte", 1)
+    if images.shape != (len(labels), 28, 28) or labels.max() > 9:
         raise Failure(
-            f"{folder}: images of {images.shape[1]}×{images.shape[2]} instead of 28×28; use MNIST's format"
-        )
-    if len(images) != len(labels):
-        raise Failure(
-            f"{folder}: {len(images)} images but {len(labels)} labels; take both files from one data set"
-        )
-    if labels.max() > 9:
-        raise Failure(
-            f"{folder}: label {labels.max()} is not a class from 0 to 9; use a data set of ten classes"
+            f"{folder} has images {images.shape} and {len(labels)} labels up to"
+            f" {labels.max()}; use images [N, 28, 28] and N labels from 0 to 9"
         )
     return Images(images.copy(), labels.astype(np.int64))  # writable
 
 
-def read_idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
-    """Read an array of unsigned bytes from an IDX file, plain or .gz, also in a folder
-    of the file's own name.
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read an array of unsigned bytes from an IDX file or its .gz archive; raise
+    `Failure`, which names the file, when it is missing, damaged or empty.
     """
-    stems = (
-        folder / name,
-        folder / name / name,
-    )  # some archivers unpack a file into such a folder
-    path = next(
-        (
-            path
-            for stem in stems
-            for path in (stem, Path(f"{stem}.gz"))
-            if path.is_file()
-        ),
-        None,
-    )
-    if path is None:
-        advice = "--data-dir or MNIST_DIR takes a folder with the four IDX files"
-        raise Failure(f"no file {name} or {name}.gz in {folder}; {advice}")
-    content = path.read_bytes()
-    if path.suffix == ".gz" and not content.startswith(b"\0\0\x08"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise Failure(
-                f"{path} is not a complete gzip archive ({error}); download it again"
-            ) from error
-    start, magic = 4 * (1 + dimensions), 0x800 + dimensions
-    found, *sizes = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
-    expected = start + math.prod(sizes)
-    if found != magic:
+    try:
+        if path.is_file():
+            content = path.read_bytes()
+        else:
+            content = gzip.decompress(Path(f"{path}.gz").read_bytes())
+        header = np.frombuffer(content, ">u4", 1 + dimensions)  # magic number, sizes
+        if header[0] != 0x800 + dimensions or header[1] == 0:
+            raise ValueError(f"its header is {header}")
+        values = np.frombuffer(content, np.uint8, offset=header.nbytes)
+        return values.reshape(header[1:])
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise Failure(
-            f"{path} has the magic number {found:#x} instead of {magic:#x}; it is not the expected IDX file"
-        )
-    if len(content) != expected:
-        raise Failure(
-            f"{path} has {len(content)} bytes where its header promises {expected}; download it again"
-        )
-    if 0 in sizes:
-        raise Failure(f"{path} is empty; give a folder with data")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+            f"{path}, plain or .gz, is missing or damaged ({error}); --data-dir and"
+            " MNIST_DIR take a folder with the four IDX files, as MNIST/raw of"
+            " torchvision"
+        ) from error
 
 
 def download(train: bool) -> Images:
-    """Return a split that torchvision downloads, once, to artifacts/; raise `Failure`
-    if that fails.
+    """Return a split that torchvision downloads, once, to artifacts/, and verifies;
+    raise `Failure` if that fails.
     """
-    folder = ROOT / "artifacts"
     try:
         from torchvision.datasets import MNIST
 
-        split = MNIST(folder, train, download=True)
-        data = Images(split.data.numpy(), split.targets.numpy())
-        if digest(data) != OFFICIAL[train]:
-            raise ValueError(f"{folder} holds other data, delete it")
-    except (
-        Exception
-    ) as error:  # torchvision may be broken, the folder read-only, the network down
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        advice = "restore it or name a folder with the four IDX files in MNIST_DIR"
+        split = MNIST(ROOT / "artifacts", train, download=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise Failure(
-            f"{BUNDLED} is missing or damaged, and the download failed ({reason}); {advice}"
+            f"{BUNDLED} is missing or damaged, and the download failed ({reason});"
+            " restore it or name a folder with the four IDX files in MNIST_DIR"
         ) from error
-    return data
+    return Images(split.data.numpy(), split.targets.numpy())

@@ -9,23 +9,26 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
 FEATURES = "features.npz"  # task 4 writes it beside the checkpoint
-DEFAULT = "(default: %(default)s)"  # argparse fills it in
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_SEED = 2**32 - 1000  # all libraries take it, and experiments count up from it
+MAX_SEED = (
+    2**32 - 1000
+)  # scikit-learn takes less than 2³², and studies count up from it
+DEFAULT = "(default: %(default)s)"  # argparse fills it in
+UNFINISHED = ".unfinished.tmp"  # how the names of temporary files end
 
 
 class Failure(ValueError):
@@ -47,26 +50,19 @@ def check_shape(array: np.ndarray, *expected: int | str) -> None:
     """Raise ValueError unless the array has this shape; a letter stands for any length
     but zero.
     """
-    shape = list(array.shape)
-    wanted = [
-        have if isinstance(want, str) else want
-        for have, want in zip(shape, expected, strict=False)
-    ]
-    if len(shape) != len(expected) or shape != wanted or 0 in shape:
-        raise ValueError(
-            f"expected an array of shape [{', '.join(map(str, expected))}], got {shape}"
-        )
+    fits = len(array.shape) == len(expected) and 0 not in array.shape
+    for length, wanted in zip(array.shape, expected, strict=False):
+        fits = fits and (wanted == length or isinstance(wanted, str))
+    if not fits:
+        raise ValueError(f"expected the shape {expected}, got {tuple(array.shape)}")
 
 
 def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
-    """Raise ValueError unless the labels are `count` integers from 0 to `classes` - 1."""
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+    """Raise ValueError unless these are `count` integers from 0 to `classes` - 1."""
+    fits = labels.shape == (count,) and labels.dtype.kind in "iu"
+    if not fits or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"expected {count} integer labels [N], got {labels.dtype} of shape {list(labels.shape)}"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}"
+            f"expected {count} integer labels from 0 to {classes - 1}, got {labels!r}"
         )
 
 
@@ -78,14 +74,13 @@ def script_parser(
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--seed",
-        type=seed_number,
-        default=0,
-        help=f"seed of every random draw {DEFAULT}",
+        "--seed", type=seed, default=0, help=f"seed of every random draw {DEFAULT}"
     )
-    help_text = f"folder for figures and results {DEFAULT}"
     parser.add_argument(
-        "--figures", type=Path, default=FIGURES, metavar="DIR", help=help_text
+        "--figures",
+        type=user_path,
+        default=FIGURES,
+        help=f"folder for figures and results {DEFAULT}",
     )
     parser.set_defaults(show=False)
     if show:
@@ -93,8 +88,12 @@ def script_parser(
             "--show", action="store_true", help="open the figures in windows as well"
         )
     if data:
-        help_text = "folder with the four IDX files, plain or .gz; without it the variable MNIST_DIR, then common/mnist"
-        parser.add_argument("--data-dir", type=Path, metavar="DIR", help=help_text)
+        parser.add_argument(
+            "--data-dir",
+            type=user_path,
+            help="folder with the four IDX files, plain or .gz; without it the variable"
+            " MNIST_DIR, then common/mnist",
+        )
     if model:
         parser.add_argument(
             "--device",
@@ -102,13 +101,12 @@ def script_parser(
             default="auto",
             help=f"where to compute {DEFAULT}",
         )
-        path = {
-            "type": network_file,
-            "default": CHECKPOINT,
-            "metavar": "FILE",
-            "help": f"the network {DEFAULT}",
-        }
-        parser.add_argument("--checkpoint", **path)
+        parser.add_argument(
+            "--checkpoint",
+            type=user_path,
+            default=CHECKPOINT,
+            help=f"the network {DEFAULT}",
+        )
     return parser
 
 
@@ -118,140 +116,103 @@ def add_training_flags(
     """Add flags for the settings of training, also with underscores, as the sheet
     spells them.
     """
-    passes = {
-        "type": positive_int,
-        "default": epochs,
-        "help": f"passes over the train split {DEFAULT}",
-    }
-    size = {
-        "type": positive_int,
-        "default": batch_size,
-        "help": f"examples per step {DEFAULT}",
-    }
-    rate = {
-        "type": positive_float,
-        "default": learning_rate,
-        "help": f"step size of the optimizer {DEFAULT}",
-    }
-    parser.add_argument("--epochs", **passes)
-    parser.add_argument("--batch-size", "--batch_size", **size)
-    parser.add_argument("--learning-rate", "--learning_rate", "--lr", **rate)
+    parser.add_argument(
+        "--epochs",
+        type=positive_int,
+        default=epochs,
+        help=f"passes over the train split {DEFAULT}",
+    )
+    parser.add_argument(
+        "--batch-size",
+        "--batch_size",
+        type=positive_int,
+        default=batch_size,
+        help=f"examples per step {DEFAULT}",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        "--learning_rate",
+        "--lr",
+        type=positive_float,
+        default=learning_rate,
+        help=f"step size of the optimizer {DEFAULT}",
+    )
 
 
-def number_type(
-    kind: type, fits: Callable[[float], bool], expected: str
-) -> Callable[[str], float]:
-    """Return a `type` for argparse that reads a number or says in one line what was
-    expected.
-    """
-
-    def read(text: str) -> float:
-        with suppress(ValueError):
-            if (
-                text.isascii() and "_" not in text and fits(number := kind(text))
-            ):  # Python would take 1_0 and ١ as well
-                return number
-        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-
-    return read
+# Types of flags: argparse turns a ValueError into a line that names the flag, the type
+# and the text.
+def positive_int(text: str) -> int:
+    """Read an integer above zero."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
-def network_file(text: str) -> Path:
-    """Read the path of a checkpoint; a folder and the name of task 4's features are
-    refused.
-    """
-    path = Path(text)
-    if os.path.isdir(path) or path.name.lower() == FEATURES:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is a folder or has the name of task 4's features, not of a network"
-        )
-    return path
+def positive_float(text: str) -> float:
+    """Read a finite number above zero."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number
 
 
-positive_int = number_type(
-    int, lambda number: 1 <= number <= 10**9, f"an integer from 1 to {10**9}"
-)
-seed_number = number_type(
-    int, lambda number: 0 <= number <= MAX_SEED, f"an integer from 0 to {MAX_SEED}"
-)
-positive_float = number_type(
-    float, lambda number: 0 < number < math.inf, "a finite number above zero"
-)
+def seed(text: str) -> int:
+    """Read an integer from zero up."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def user_path(text: str) -> Path:
+    """Read a path in which ~ stands for the home folder: shells leave --figures=~/x."""
+    return Path(os.path.expanduser(text))
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line and prepare the output; characters that the console cannot
-    show become ?.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not in IDLE and notebooks
-            stream.reconfigure(errors="replace")
-    options = parser.parse_args()
-    if (
-        not options.show and "IPython" not in sys.modules
-    ):  # MPLBACKEND may come from the notebook that started this
-        plt.switch_backend("agg")
+    """Parse the command line and prepare the output."""
+    with suppress(AttributeError):  # of streams in IDLE and notebooks
+        sys.stdout.reconfigure(errors="replace")  # characters the console cannot show
+    if sys.argv[0].endswith("kernel_launcher.py"):  # the flags are those of the kernel
+        options = parser.parse_args([])
+    else:
+        options = parser.parse_args()
+    if not options.show and "IPython" not in sys.modules:
+        mpl.use("agg")  # needs no display
     return options
 
 
-def run(
-    main: Callable[[argparse.Namespace], None], options: argparse.Namespace
-) -> None:
+def run(main: Callable[..., None], options: argparse.Namespace) -> None:
     """Run a script's main; turn an error that the user can fix into one line on stderr
-    and exit status 1.
+    and exit status 1, Ctrl-C into one line and 130.
     """
-    start, status = time.monotonic(), 1
+    start = time.monotonic()
     try:
         make_writable(options.figures)
         main(options)
         print(f"done in {time.monotonic() - start:.0f} s", flush=True)
         if options.show:
-            if plt.get_backend().lower() == "agg":
-                print(
-                    "no display: the figures are in their folder only", file=sys.stderr
-                )
+            import matplotlib.pyplot as plt
+
             plt.show()
         return
-    except Failure as failure:
-        message = str(failure)
+    except (Failure, OSError, MemoryError) as error:
+        status = 1
+        message = str(error) or "not enough memory"
     except KeyboardInterrupt:
-        for thread in threading.enumerate():
-            if (
-                thread.name == "QueueFeederThread"
-            ):  # joblib's thread cleans up, and complains if it is cut off
-                thread.join(1)
-        message, status = "interrupted", 130
-    # a full disk, a folder that cannot be written, a file that cannot be read, a closed
-    # pipe
-    except OSError as error:
-        advice = "free space, close it in other programs or choose another path"
-        message = f"{error.filename or 'output'}: {error.strerror or error}; {advice}"
-        try:
-            print(end="", flush=True)
-        # discard what stdout cannot take: Python would try again at its exit and
-        # complain
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (
-        MemoryError,
-        RuntimeError,
-    ) as error:  # PyTorch raises RuntimeError when it runs out of memory
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        message = "not enough memory; choose a smaller network or batch"
+        warnings.simplefilter("ignore")  # joblib warns of the tasks that it cancels
+        status = 130
+        message = "interrupted"
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(status)
 
 
 def worker_count() -> int:
-    """Return how many processes joblib may start: one per core (-1), or one if its
-    temporary folder is not ASCII.
+    """Return how many processes joblib may start: one per core (-1), but one where its
+    temporary folder is not ASCII, which it cannot handle.
     """
-    return (
-        -1
-        if (os.environ.get("JOBLIB_TEMP_FOLDER") or tempfile.gettempdir()).isascii()
-        else 1
-    )
+    return -1 if tempfile.gettempdir().isascii() else 1
 
 
 @contextmanager
@@ -259,15 +220,11 @@ def ignoring_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment: processes started meanwhile ignore it for good and
     leave it to this one.
     """
-    main_thread = (
-        threading.current_thread() is threading.main_thread()
-    )  # only it may set signal handlers
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        if main_thread:
-            signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, handler)
 
 
 def choose_device(name: str = "auto") -> Any:
@@ -276,38 +233,29 @@ def choose_device(name: str = "auto") -> Any:
     """
     import torch
 
-    chosen = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if name == "auto" else name)
     try:
-        torch.ones(1, device=chosen).add(
-            1
-        ).item()  # a card that is too old for this PyTorch fails here as well
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # PyTorch without CUDA raises the latter
-        reason = str(error).partition("\n")[0].partition(". ")[0]  # its first sentence
-        if name != "auto":
-            raise Failure(
-                f"--device {name} does not work ({reason}); use --device auto"
-            ) from error
-        print(
-            f"{chosen} does not work ({reason}); computing on the CPU", file=sys.stderr
-        )
-        chosen = "cpu"
-    return torch.device(chosen)
+        torch.ones(1, device=device)  # on a card too old for this PyTorch it fails
+    except (RuntimeError, AssertionError) as error:
+        if name == "auto":
+            return torch.device("cpu")
+        reason = str(error).splitlines()[0]
+        raise Failure(
+            f"--device {name} does not work ({reason}); use --device auto"
+        ) from error
+    return device
 
 
 def make_writable(folder: Path) -> None:
-    """Make the folder if it is missing; raise OSError, before any work is done, when
-    nothing can be written there.
+    """Make the folder if it is missing and remove what killed runs left in it; raise
+    OSError, before any work is done, when nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".{os.urandom(4).hex()}.tmp"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    for leftover in folder.glob(f".*{UNFINISHED}"):
+        if time.time() - leftover.stat().st_mtime > 3600:  # no other run writes it now
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -315,26 +263,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; it replaces `path` once it is
     complete.
 
-    Two runs may write the same file at once. OSErrors name `path`.
+    Two runs may write the same file at once. Raises `Failure`, which names `path`, when
+    it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{UNFINISHED}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        for _ in range(
-            20
-            # for two seconds: on Windows a viewer or a virus scanner may hold the old file
-        ):
-            with suppress(PermissionError):
-                return os.replace(temporary, target)
-            time.sleep(0.1)
-        os.replace(temporary, target)
+        os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise Failure(
+            f"cannot write {path} ({error}); free space, close it in other programs or"
+            " choose another folder"
+        ) from error
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
 
 
 def save_results(
@@ -343,4 +287,4 @@ def save_results(
     """Write `results`, the seed included, to NAME.json in the folder of the figures."""
     text = json.dumps({"seed": options.seed, **results}, indent=1, allow_nan=False)
     with replacing(options.figures / f"{name}.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+        temporary.write_bytes(f"{text}\n".encode())

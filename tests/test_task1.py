@@ -129,7 +129,7 @@ def test_hidden_channels_in_another_form_are_wrong_use(words, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["task1.py", *flags])
     with pytest.raises(SystemExit, match="2"):
         task1.parse_options()
-    assert "30 30" in capsys.readouterr().err
+    assert "--hidden-channels" in capsys.readouterr().err
 
 
 def test_the_results_are_those_of_the_run(tmp_path, monkeypatch, capsys):
