@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,9 +23,6 @@ FIGURES = ROOT / "figures"
 CHECKPOINT = ROOT / "artifacts" / "mlp.pt"
 FEATURES = "features.npz"  # task 4 writes it beside the checkpoint
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MAX_SEED = (
-    2**32 - 1000
-)  # scikit-learn takes less than 2³², and studies count up from it
 DEFAULT = "(default: %(default)s)"  # argparse fills it in
 UNFINISHED = ".unfinished.tmp"  # how the names of temporary files end
 
@@ -179,7 +175,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     else:
         options = parser.parse_args()
     if not options.show and "IPython" not in sys.modules:
-        mpl.use("agg")  # needs no display
+        import matplotlib.pyplot as plt
+
+        plt.switch_backend("agg")  # needs no display
     return options
 
 
@@ -266,6 +264,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Two runs may write the same file at once. Raises `Failure`, which names `path`, when
     it cannot be written.
     """
+    path = path.resolve()  # a symbolic link stays one
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

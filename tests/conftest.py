@@ -18,11 +18,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.pop("MNIST_DIR", None)
-os.environ |= {
-    "MPLBACKEND": "agg",
-    "PYTHONUTF8": "1",
-}  # for the scripts that tests start
+os.environ["MPLBACKEND"] = "agg"  # for the scripts that tests start
+os.environ["PYTHONUTF8"] = "1"
 plt.switch_backend("agg")
+SMALL_STUDIES = """
+SEEDS, VALIDATION_POINTS = 2, 50
+for study in STUDIES.values():
+    for k, each in enumerate(study):
+        study[k] = each._replace(points=100, test_points=60, epochs=3, seeds=2)
+"""
 
 
 def pytest_addoption(parser):
@@ -36,12 +40,13 @@ def pytest_addoption(parser):
 
 def run_script(script, *flags, cwd=None, **environment):
     """Run a script of the project as a user would; return the finished process."""
-    words, pipes = (
-        [sys.executable, ROOT / script, *map(str, flags)],
-        {"capture_output": True, "encoding": "utf-8"},
-    )
     return subprocess.run(
-        words, cwd=cwd, env=os.environ | environment, timeout=300, **pipes
+        [sys.executable, ROOT / script, *map(str, flags)],
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=300,
+        capture_output=True,
+        encoding="utf-8",
     )
 
 
@@ -55,9 +60,8 @@ def figures_of(main, options):
     figures = [plt.figure(number) for number in plt.get_fignums()]
     plt.close("all")
     plt.switch_backend("agg")
-    return json.loads(
-        next(options.figures.glob("task*.json")).read_text(encoding="utf-8")
-    ), figures
+    path = next(options.figures.glob("task*.json"))
+    return json.loads(path.read_text(encoding="utf-8")), figures
 
 
 @pytest.fixture
@@ -92,11 +96,8 @@ def checkout(tmp_path_factory):
     )
     for script in ROOT.glob("task?.py"):
         shutil.copy(script, root)
-    small = "[each._replace(points=100, test_points=60, epochs=3, seeds=2) for each in study]"
     with (root / "common" / "studies.py").open("a", encoding="utf-8") as file:
-        file.write(
-            f"\nSEEDS, VALIDATION_POINTS = 2, 50\nfor study in STUDIES.values():\n    study[:] = {small}\n"
-        )
+        file.write(SMALL_STUDIES)
     return root
 
 
@@ -117,10 +118,7 @@ def small_mnist(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("mnist")
     for split, count in (("train", 600), ("t10k", 300)):
-        for kind, array in zip(
-            ("images-idx3", "labels-idx1"),
-            load_data(train=split == "train"),
-            strict=True,
-        ):
-            (folder / f"{split}-{kind}-ubyte").write_bytes(idx_bytes(array[:count]))
+        images, labels = load_data(train=split == "train")
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (folder / f"{split}-{name}-ubyte").write_bytes(idx_bytes(array[:count]))
     return folder
