@@ -38,19 +38,20 @@ def moons(
 
     `noise` is the standard deviation of the Gaussian noise, for moons of radius one.
     The train split is scaled to [-1, 1] and the test split alike, so it may reach
-    beyond. Raises ValueError for under two points or negative noise.
+    beyond. Raises `Failure`, a ValueError, for under two points or negative noise.
     """
     if min(n_train, n_test) < 2 or not 0 <= noise < np.inf:
-        raise ValueError(
+        raise Failure(
             "expected at least two points per split and noise ≥ 0, got"
             f" {n_train}, {n_test}, {noise}"
         )
-    streams = np.random.default_rng(seed).spawn(2)
-    (x_train, y_train), (x_test, y_test) = map(
-        random_moons, (n_train, n_test), (noise, noise), streams
-    )
-    low, high = x_train.min(axis=0), x_train.max(axis=0)
-    x_train, x_test = (2 * (x - low) / (high - low) - 1 for x in (x_train, x_test))
+    train_rng, test_rng = np.random.default_rng(seed).spawn(2)
+    x_train, y_train = random_moons(n_train, noise, train_rng)
+    x_test, y_test = random_moons(n_test, noise, test_rng)
+    low = x_train.min(axis=0)
+    high = x_train.max(axis=0)
+    x_train = 2 * (x_train - low) / (high - low) - 1
+    x_test = 2 * (x_test - low) / (high - low) - 1
     return Moons(x_train, y_train, x_test, y_test)
 
 

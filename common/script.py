@@ -33,15 +33,6 @@ class Failure(ValueError):
     """
 
 
-def saved_by_forward(saved: Any) -> Any:
-    """Return what a forward pass saved for the backward pass; raise ValueError when
-    there was none.
-    """
-    if saved is None:
-        raise ValueError("call forward or loss with remember=True before backward")
-    return saved
-
-
 def check_shape(array: np.ndarray, *expected: int | str) -> None:
     """Raise ValueError unless the array has this shape; a letter stands for any length
     but zero.

@@ -22,10 +22,10 @@ os.environ["MPLBACKEND"] = "agg"  # for the scripts that tests start
 os.environ["PYTHONUTF8"] = "1"
 plt.switch_backend("agg")
 SMALL_STUDIES = """
-SEEDS, VALIDATION_POINTS = 2, 50
-for study in STUDIES.values():
+for study in (DEFAULT, SCARCE, CONTROLS, LIMIT):
     for k, each in enumerate(study):
-        study[k] = each._replace(points=100, test_points=60, epochs=3, seeds=2)
+        study[k] = each._replace(points=100 + k, test_points=60, epochs=3, seeds=2)
+VARIANTS = DEFAULT + SCARCE + CONTROLS + LIMIT
 """
 
 
