@@ -29,7 +29,9 @@ VARIANTS = DEFAULT + SCARCE + CONTROLS + LIMIT
 """
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser, pluginmanager):
+    # pytest takes FILE for a path to tests, and would run a conftest.py beside it
+    pluginmanager._noconftest = "--solution" in sys.argv
     parser.addoption(
         "--solution",
         type=Path,
