@@ -13,17 +13,16 @@ import torch
 from conftest import ROOT
 from solution import load
 
-from common.gradients import central_differences
-
 SECONDS = 60  # that a file may take
 TOLERANCE = 1e-4  # of the largest entry: float32 and a small ε in a logarithm pass
 FLAGS = {"remember", "train", "training"}  # of `forward`, passed as true
 CONTRACT = {
-    "Linear": ["forward", "backward", "update", "weight", "bias"],
-    "ReLU": ["forward", "backward"],
-    "Softmax": ["forward", "backward"],
-    "CrossEntropyLoss": ["forward", "backward"],
+    "Linear": "forward backward update weight bias",
+    "ReLU": "forward backward",
+    "Softmax": "forward backward",
+    "CrossEntropyLoss": "forward backward",
 }
+NOTHING = np.array(np.nan)
 TOO_LARGE = "is N times too large"
 TOO_SMALL = "is N times too small"
 NO_MEAN = [f"the gradient of p {TOO_LARGE}"]  # as in the course's starter file
@@ -45,7 +44,6 @@ def opened(config):
         _thread.interrupt_main()
 
     timer = threading.Timer(SECONDS, stop)
-    timer.daemon = True
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     timer.start()
@@ -66,18 +64,17 @@ class Solution:
         self.name = path.name
         self.folder = path.parent
         with self.errors():
-            self.module = load(path, patch)
+            self.module = load(path, CONTRACT, patch)
         for error in self.module.left_out:
             self.name += f" (left out: {error})"
         for name, parts in CONTRACT.items():
             layer = self.make(name, *[2, 3] if name == "Linear" else [])
-            for part in parts:
+            for part in parts.split():
                 if not hasattr(layer, part):
                     self.refuse(f"{name} has no {part}")
-            if name == "Linear":
-                self.dtype = as_array(layer.weight).dtype
-                is_torch = isinstance(layer.weight, torch.Tensor)
-                self.copy = torch.tensor if is_torch else np.array
+        weight = self.make("Linear", 2, 3).weight
+        self.dtype = as_array(weight).dtype
+        self.copy = torch.tensor if isinstance(weight, torch.Tensor) else np.array
 
     @contextmanager
     def errors(self):
@@ -117,29 +114,24 @@ class Solution:
             value = value.astype(self.dtype)
         return self.copy(value)
 
-    def slopes(self, loss, array):
-        """Return central differences, or None where float32 is too coarse for them."""
-        return central_differences(loss, array) if self.dtype == float else None
-
 
 class Chain:
-    """Layers in a row; parameters and gradients are arrays by name."""
+    """Layers in a row, with the arrays of their parameters by name."""
 
     def __init__(self, solution, names, width):
         self.call = solution.call
         self.layers = []
-        self.linears = {}
+        self.owners = {}
         sizes = [width, 4]
-        for name in names:
-            if name != "Linear":
-                self.layers.append(solution.make(name))
-                continue
-            layer = solution.make(name, *sizes)
-            sizes.reverse()
+        for number, name in enumerate(names, 1):
+            is_linear = name == "Linear"
+            layer = solution.make(name, *sizes if is_linear else [])
             self.layers.append(layer)
-            self.linears[f" of layer {len(self.layers)}" if len(names) > 1 else ""] = (
-                layer
-            )
+            if is_linear:
+                place = f" of layer {number}" if number > 1 else ""
+                self.owners[f"weight{place}"] = layer, "weight"
+                self.owners[f"bias{place}"] = layer, "bias"
+                sizes.reverse()
         self.outputs = sizes[0]
 
     def forward(self, x):
@@ -159,20 +151,16 @@ class Chain:
 
     def parameters(self):
         """Return views: what is written there is written in the layer."""
-        return self.attributes("")
+        pairs = self.owners.items()
+        return {name: as_array(getattr(layer, part)) for name, (layer, part) in pairs}
 
     def gradients(self):
-        """Return copies of the gradients that are named as the sheet's."""
-        found = self.attributes("grad_")
-        return {name: array.copy() for name, array in found.items()}
-
-    def attributes(self, prefix):
+        """Return copies of those gradients that have the sheet's names."""
         found = {}
-        for place, layer in self.linears.items():
-            for name in ("weight", "bias"):
-                value = getattr(layer, prefix + name, None)
-                if value is not None:
-                    found[name + place] = as_array(value)
+        for name, (layer, part) in self.owners.items():
+            gradient = getattr(layer, f"grad_{part}", None)
+            if gradient is not None:
+                found[name] = as_array(gradient).copy()
         return found
 
 
@@ -187,7 +175,6 @@ def difference(found, right, earlier, n):
     if found.dtype == object:
         return "is missing"
     found = found.squeeze()
-    right = right.squeeze()
     guesses = {
         None: right,
         "has the wrong sign": -right,
@@ -211,46 +198,42 @@ def difference(found, right, earlier, n):
     return "is wrong"
 
 
-def faults(batches):
-    """Return a line for each wrong result of the first batch that has one."""
+def faults(batches, refuses):
+    """Return a line for each wrong result of the first batch that has one. An error in
+    the first batch ends pytest if `refuses`.
+    """
     earlier = {}
     count = 0
     try:
         for n, results in batches:
             count += "forward" in results
             lines = []
-            for what, (found, *references) in results.items():
-                references = [as_array(each) for each in references if each is not None]
-                before = earlier.get(what, np.array(np.nan))
-                for right in references:
-                    words = difference(found, right, before, n)
-                    if words:
-                        lines.append(f"{what} {words}")
-                        break
-                earlier[what] = references[0].squeeze()
+            for what, (found, right) in results.items():
+                right = as_array(right).squeeze()
+                words = difference(found, right, earlier.get(what, NOTHING), n)
+                if words:
+                    lines.append(f"{what} {words}")
+                earlier[what] = right
             if lines:
                 return lines
     except pytest.exit.Exception as error:
-        if count < 2:
+        if refuses and count < 2:
             raise
-        return [f"batch {count} ends in an error: {error}"]
+        return [f"batch {count + 1} ends in an error: {error}"]
     return []
 
 
-def fewest_faults(attempts, may_fail=True):
-    """Return the fewest faults of several attempts; raise where all end in an error."""
+def fewest_faults(attempts, refuses=True):
+    """Return the fewest faults of several attempts; end pytest if none is possible."""
     found = []
-    errors = []
     for batches in attempts:
         try:
-            found.append(faults(batches))
+            found.append(faults(batches, refuses))
         except pytest.exit.Exception as error:
-            errors.append(error)
-    if found:
-        return min(found, key=len)
-    if may_fail:
-        raise errors[0]
-    return [str(errors[0])]
+            refusal = error
+    if not found:
+        raise refusal
+    return min(found, key=len)
 
 
 def judge(solution, what, faults, remark=False):

@@ -13,7 +13,6 @@ import tokenize
 from pathlib import Path
 from types import ModuleType
 
-CLASSES = {"Linear", "ReLU", "Softmax", "CrossEntropyLoss"}
 OURS = Path(__file__).resolve().parents[:2]
 # IPython's lines, with their continuations: %magic, files = !command, ?help, help??
 MAGIC = re.compile(
@@ -21,41 +20,34 @@ MAGIC = re.compile(
 )
 
 
-def load(path, patch):
-    """Return the file as a module; its `left_out` says what in it is not Python.
-
-    `patch`, pytest's MonkeyPatch, puts the file's folder in the place of ours.
+def load(path, names, patch):
+    """Return a module with these names of a file; its `left_out` is what is not Python.
+    `patch`, pytest's MonkeyPatch, makes its folder the one that is worked in.
     """
     module = ModuleType(path.stem)
-    module.__file__ = str(path)
     module.left_out = []
     statements = []
     for place, source in read(path).items():
         try:
-            statements += [(each, place) for each in parse(source, place)]
+            for statement in parse(source, place):
+                table = symtable.symtable(ast.unparse(statement), place, "exec")
+                binds = bound(statement, table)
+                statements.append((statement, place, binds, used(table)))
         except SyntaxError as error:
             module.left_out.append(str(error))
-    names = needed(statements)
     enter(path.parent, patch)
     patch.setitem(sys.modules, path.stem, module)  # where dataclasses look for it
+    names = {"*", *names}
+    for _ in statements:  # what is needed may need something in its turn
+        for _, _, binds, uses in statements:
+            if binds & names:
+                names |= uses
     lazy = __future__.annotations.compiler_flag
-    for statement, place in statements:
-        if names & bound(statement):
+    for statement, place, binds, _ in statements:
+        if binds & names:
             code = compile(ast.Module([statement], []), place, "exec", lazy)
             exec(code, vars(module))
     return module
-
-
-def enter(folder, patch):
-    """Work in a folder as if a file in it were run: it finds no module of ours."""
-    ours = {each.stem for home in OURS for each in home.iterdir()}
-    for name in list(sys.modules):
-        if name.partition(".")[0] in ours:
-            patch.delitem(sys.modules, name)
-    others = [each for each in sys.path if each and Path(each) not in OURS]
-    patch.setattr(sys, "path", [str(folder), *others])
-    patch.setattr(sys, "argv", [""])
-    patch.chdir(folder)
 
 
 def read(path):
@@ -80,28 +72,11 @@ def parse(text, place):
         return ast.parse(text, place).body
 
 
-def needed(statements):
-    """Return the names that the classes need, directly or not, and * for imports."""
-    names = {"*"} | CLASSES
-    tables = [(bound(each), used(table(each))) for each, _ in statements]
-    for _ in tables:  # what is needed may need something in its turn
-        for binds, uses in tables:
-            if binds & names:
-                names |= uses
-    return names
-
-
-def table(statement):
-    return symtable.symtable(ast.unparse(statement), "", "exec")
-
-
-def bound(statement):
+def bound(statement, table):
     """Return the names that a statement binds, or of which it sets an attribute."""
-    names = {
-        each.get_name() for each in table(statement).get_symbols() if each.is_local()
-    }
+    names = {each.get_name() for each in table.get_symbols() if each.is_local()}
     if isinstance(statement, ast.ImportFrom):
-        names.add(statement.names[0].name)  # perhaps *
+        names.add(statement.names[0].name)  # it may be *
     for target in getattr(statement, "targets", []):
         names.add(re.match(r"\w*", ast.unparse(target))[0])
     return names
@@ -113,3 +88,15 @@ def used(table):
     for inner in table.get_children():
         names |= used(inner)
     return names
+
+
+def enter(folder, patch):
+    """Work in a folder as if a file in it were run: it finds no module of ours."""
+    ours = {each.stem for home in OURS for each in home.iterdir()}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ours:
+            patch.delitem(sys.modules, name)
+    others = [each for each in sys.path if each and Path(each) not in OURS]
+    patch.setattr(sys, "path", [str(folder), *others])
+    patch.setattr(sys, "argv", [""])
+    patch.chdir(folder)
