@@ -220,7 +220,7 @@ def faults(batches, refuses):
     except pytest.exit.Exception as error:
         if refuses and count < 2:
             raise
-        return [f"batch {count + 1} ends in an error: {error}"]
+        return [f"it ends in an error: {str(error).rpartition('checked: ')[2]}"]
     return []
 
 
@@ -238,9 +238,9 @@ def fewest_faults(attempts, refuses=True):
 
 
 def judge(solution, what, faults, remark=False):
-    """Fail with a line for each fault; say it where it is only a remark."""
+    """Fail with a line for each fault, or remark on the starter file's missing 1/N."""
     text = "\n".join(f"{solution.name}: {what}: {fault}" for fault in faults)
-    if faults and remark:
-        pytest.xfail(text)
+    if faults and remark and solution.folder != ROOT:
+        pytest.xfail(f"{text}, as the course's starter file has no 1/N")
     if faults:
         pytest.fail(text, pytrace=False)
