@@ -74,6 +74,8 @@ class Solution:
                 if not hasattr(layer, part):
                     self.refuse(f"{name} has no {part}")
         weight = self.make("Linear", 2, 3).weight
+        if sorted(weight.shape) != [2, 3]:
+            self.refuse(f"the weight of Linear(2, 3) has shape {list(weight.shape)}")
         self.dtype = as_array(weight).dtype
         self.copy = torch.tensor if isinstance(weight, torch.Tensor) else np.array
 
