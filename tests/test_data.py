@@ -52,7 +52,9 @@ def test_torchvision_replaces_a_bundled_archive_that_is_not_the_official_one(
     (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(archive)
     load = runpy.run_path(shutil.copy(data.__file__, tmp_path))["load_data"]
     split = SimpleNamespace(data=torch.ones(2), targets=torch.zeros(2))
-    monkeypatch.setattr("torchvision.datasets.MNIST", lambda *_, download: split)
+    monkeypatch.setattr(
+        "torchvision.datasets.MNIST", lambda *_, download: download and split
+    )
     assert [array.tolist() for array in load(False)] == [[1, 1], [0, 0]]
     monkeypatch.setattr("torchvision.datasets.MNIST", open)  # takes no such arguments
     assert len(load(True).labels) == 60_000
@@ -120,6 +122,11 @@ def test_a_digest_changes_with_an_image_a_label_and_the_order():
     ]:
         digests.add(data.digest(data.Images(images, labels)))
     assert len(digests) == 4
+
+
+def test_every_kth_vector_keeps_its_label():
+    vectors, labels = data.thin(data.Vectors(np.arange(10), np.arange(10)), 4)
+    assert list(vectors) == list(labels) == [0, 3, 6, 9]
 
 
 def test_statistics_need_two_classes_and_of_each_ten_images_and_one_per_cent():
