@@ -1,15 +1,15 @@
 """What the four task scripts share, and what goes beyond the sheet.
 
-Shared:     data           the moons, and MNIST as arrays and as vectors
-            pca            principal components and projection (2.3, 2.4, 4.2)
-            plotting       one style and palette; what two scripts draw
-            separation     how well classes separate: nearest neighbours, confused pairs (2.4, 3.3, 4.3)
-            script         flags, devices, complete files, one line for every error, argument checks
-Task 1:     gradients      central differences (1.1)
-            normalization  batch and layer normalization by hand (5)
-            studies        the table of experiments of 1.4 and 5, their summaries and figures
-Beyond it:  explorer       the page on which task 4's layers are explored in a browser
-            submission     python -m common.submission: run the four tasks and typeset the answers
+Shared:     data        the moons, and MNIST as arrays and as vectors
+            pca         principal components and projection (2.3, 2.4, 4.2)
+            plotting    one style and palette; what two scripts draw
+            separation  how well classes separate (2.4, 3.3, 4.3)
+            script      flags, devices, complete files, one line for every error
+Task 1:     gradients   central differences (1.1)
+            studies     the other networks of 1.4, their summary and figure
+Task 3:     cuda        a training step that CUDA records once and replays (3.3)
+Beyond it:  explorer    the page on which task 4's layers are explored in a browser
+            submission  python -m common.submission: run the tasks, typeset the answers
 """
 
 import os
@@ -17,7 +17,7 @@ import sys
 
 # A notebook or IDE hands its own backend down to the scripts that it starts, where
 # matplotlib may even fail to import.
-if "IPython" not in sys.modules and os.environ.get("MPLBACKEND", "").startswith(
-    ("module:", "inline", "widget")
-):
+NOTEBOOK_BACKENDS = ("module:", "inline", "widget")
+backend = os.environ.get("MPLBACKEND", "")
+if "IPython" not in sys.modules and backend.startswith(NOTEBOOK_BACKENDS):
     del os.environ["MPLBACKEND"]

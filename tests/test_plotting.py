@@ -20,9 +20,7 @@ def small_figure():
     )
 
 
-def test_a_figure_is_saved_as_png_and_svg_of_repeating_bytes_and_closed_and_no_style_is_left_behind(
-    tmp_path,
-):
+def test_a_figure_is_saved_as_png_and_svg_of_repeating_bytes(tmp_path):
     plt.close("all")
     contents = []
     for _ in range(2):
@@ -78,7 +76,7 @@ def test_the_last_values_stand_at_the_ends_the_greater_above(train_last):
     ]
 
 
-def test_each_class_has_its_colour_an_ellipse_around_half_of_it_and_its_number_on_the_rim():
+def test_each_class_has_its_colour_an_ellipse_around_half_of_it_and_its_number():
     rng, axes = np.random.default_rng(0), plotting.Figure().subplots()
     labels = rng.permutation([1, 4] * 20_000)
     points = (

@@ -12,7 +12,7 @@ BACK = "return gradient @ self.weight"
 SUM = "gradient.sum(axis=0)"
 CASES = [  # a text of task1.py, what takes its place, the status, words of the report
     ("import argparse", "import missing", 0, ""),
-    ("(len(y) * p)", "p", 0, "p is N times too large"),
+    ("(len(self.y) * self.p)", "self.p", 0, "p is N times too large"),
     (STEP, STEP.replace("-=", "+="), 1, "step of weight has the wrong sign"),
     (STEP, STEP.replace("-=", "-= 2 *"), 1, "step of weight is twice too large"),
     (SUM, "gradient.mean(axis=0)", 1, "bias is N times too small"),
