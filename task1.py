@@ -223,7 +223,7 @@ def train(
     history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x_train))
-        with np.errstate(over="ignore", invalid="ignore"):  # this shows in the loss
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss shows it
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
                 mlp.training_step(x_train[batch], y_train[batch], learning_rate)

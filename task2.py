@@ -341,7 +341,7 @@ def main(options: argparse.Namespace) -> None:
 
     settings = {
         "neighbours": NEIGHBOURS,
-        "components": COMPONENTS,
+        "closer": CLOSER,
         "shown_points": len(shown),
         "linear_images": len(thin(train, LINEAR_IMAGES).labels),
     }

@@ -39,7 +39,7 @@ def do_pca(vectors: np.ndarray) -> PCA:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance.astype(np.float64))
     eigenvalues = eigenvalues[::-1].clip(min=0)  # largest first; below 0 is rounding
     eigenvectors = eigenvectors[:, ::-1]
-    rows = np.abs(eigenvectors).argmax(axis=0)  # of the largest entry of each column
+    rows = np.abs(eigenvectors).argmax(axis=0)  # the largest entry becomes positive
     signs = np.sign(eigenvectors[rows, np.arange(len(rows))])
     return PCA(eigenvectors * signs, eigenvalues, mean)
 

@@ -21,8 +21,7 @@ DEPTHS = (0, 2, 4, 12)
 DEEP = 12  # hidden layers of the network whose causes and remedies are tried
 SEEDS = 5
 END = 3
-TURNED = 1.1  # a test loss has turned where it ends above this many times its least,
-LATEST = 0.75  # which came before this share of the epochs
+RISE = 1.1  # a test loss rises again if it ends above this many times its least before
 LEARNED = 0.2  # a network learns if its least test loss is below this
 MAP_LIMIT = 1.1
 
@@ -98,6 +97,20 @@ def bayes_loss(noise: float) -> float:
     return float((densities * surprise).sum() * step**2 / 2)
 
 
+def unscaled_points(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return the train points [N, 2] of a run before their scaling, and classes [N]."""
+    train_rng, _ = np.random.default_rng(run.seed).spawn(2)  # as in `moons`
+    return random_moons(run.variant.points, run.variant.noise, train_rng)
+
+
+def best_train_loss(run: Run) -> float:
+    """Return the loss (nats) of the best classifier on the train points of a run."""
+    points, y = unscaled_points(run)
+    densities = moon_densities(points, run.variant.noise)  # [2, N]
+    own = densities[y, np.arange(len(y))]
+    return float(-np.log(own / densities.sum(axis=0)).mean())
+
+
 def end(losses: Sequence[float]) -> float | None:
     """Return the median of the last `END` losses; None for a run that diverged."""
     return float(np.median(losses[-END:])) if losses else None
@@ -111,27 +124,24 @@ def least(run: Run) -> tuple[float, int] | tuple[None, None]:
     return smallest, run.test_loss.index(smallest) + 1
 
 
-def has_turned(run: Run) -> bool:
-    """Return whether the test loss is least early and ends clearly above that."""
-    smallest, epoch = least(run)
-    if smallest is None:
-        return False
-    early = epoch < LATEST * len(run.test_loss)
-    return early and end(run.test_loss) > TURNED * smallest
+def rises_again(run: Run) -> bool:
+    """Return whether the test loss of a run ends clearly above its least before."""
+    earlier = run.test_loss[:-END]
+    return bool(earlier) and end(run.test_loss) > RISE * min(earlier)
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the settings of a variant, lists over its runs, and two counts of runs.
 
-    In the lists, None stands for a run that diverged. `turned` counts the runs whose
-    test loss has turned, `learned` those whose least test loss is below `LEARNED`.
+    In the lists, None stands for a run that diverged. `rises_again` counts the runs
+    whose test loss does, `learned` those whose least test loss is below `LEARNED`.
     """
     row = runs[0].variant._asdict()
     row["train_end"] = [end(run.train_loss) for run in runs]
     row["test_end"] = [end(run.test_loss) for run in runs]
     row["least"] = [least(run)[0] for run in runs]
     row["least_epoch"] = [least(run)[1] for run in runs]
-    row["turned"] = sum(has_turned(run) for run in runs)
+    row["rises_again"] = sum(rises_again(run) for run in runs)
     row["learned"] = sum(min(run.test_loss, default=1) < LEARNED for run in runs)
     return row
 
@@ -143,11 +153,11 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
         "seeds": SEEDS,
         "width": WIDTH,
         "end": END,
-        "turned": TURNED,
-        "latest": LATEST,
+        "rise": RISE,
         "learned": LEARNED,
         "bayes_loss": floor,
         "bayes_noise": SCARCE[0].noise,
+        "bayes_train": [best_train_loss(run) for run in of_variant(runs, SCARCE[0])],
     }
     results: dict[str, Any] = {"settings": settings}
     print("layers  points  noise   rate  train loss  test loss  least  after epoch")
@@ -272,8 +282,7 @@ def draw_map(axes: Axes, run: Run) -> None:
     x, y, _, _ = moons(variant.points, 2, variant.noise, run.seed)
     plotting.draw_moons(axes, run.map, MAP_LIMIT, x, y)
 
-    rng = np.random.default_rng(run.seed).spawn(2)[0]
-    unscaled, _ = random_moons(variant.points, variant.noise, rng)
+    unscaled, _ = unscaled_points(run)
     low = unscaled.min(axis=0)
     high = unscaled.max(axis=0)
     ticks = np.linspace(-MAP_LIMIT, MAP_LIMIT, 80)

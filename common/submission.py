@@ -49,6 +49,7 @@ GRADED = [  # the code that follows the answers: subtask, file, name
     "2.3 common/pca.py do_pca",
     "2.4 common/pca.py project",
     "3.1 task3.py MultilayerPerceptron",
+    "3.2 task3.py class_label",
     "3.2 task3.py batch_accuracy",
     "3.3 task3.py train",
     "4.1 task4.py extract_features",

@@ -55,7 +55,7 @@ def test_runs_come_in_the_order_of_variants_and_seeds(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("test_loss", "end", "least", "turned"),
+    ("test_loss", "end", "least", "rises"),
     [
         ([9, 5, 4, 3, 2, 1, 0.9, 0.8], 0.9, (0.8, 8), False),
         ([9, 1, 4, 3, 2, 5, 1.2, 1.3], 1.3, (1, 2), True),
@@ -65,11 +65,11 @@ def test_runs_come_in_the_order_of_variants_and_seeds(monkeypatch):
         ([], None, (None, None), False),
     ],
 )
-def test_end_least_and_turn_are_read_off_the_curve(test_loss, end, least, turned):
+def test_end_least_and_rise_are_read_off_the_curve(test_loss, end, least, rises):
     run = run_of(test_loss, test_loss)
     assert studies.end(run.test_loss) == end
     assert studies.least(run) == least
-    assert studies.has_turned(run) is turned
+    assert studies.rises_again(run) is rises
 
 
 @pytest.fixture(scope="module")

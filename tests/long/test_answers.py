@@ -70,8 +70,8 @@ FALSE = {  # an edit for each claim, so small that the claim has only just becom
     "1.4 in the default setting more": {
         "task1_studies.default.2.test_end": [0.006] * 5
     },
-    "1.4 with few": {"task1_studies.scarce.1.turned": 1},
-    "1.4 in the default setting no": {"task1_studies.default.3.turned": 1},
+    "1.4 with few": {"task1_studies.scarce.1.rises_again": 1},
+    "1.4 in the default setting no": {"task1_studies.default.3.rises_again": 1},
     "1.4 without": {"task1_studies.default.0.train_end.2": 0.06},
     "1.4 deep": {"task1_studies.scarce.3.train_end": [0.22, 0.22, 0.22, 0.1, 0.1]},
     "1.4 four": {"task1_studies.controls.1.test_end": [0.33] * 5},
