@@ -165,7 +165,7 @@ class MLP:
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Map x [N, in] to the logits [N, out], the input of the softmax."""
-        for layer in self.layers[:-1]:
+        for layer in self.layers[:-1]:  # all but the softmax
             x = layer.forward(x)
         return x
 
@@ -175,6 +175,7 @@ class MLP:
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> float:
         """Return the averaged cross-entropy of x [N, in], integer classes y [N]."""
+        # what CrossEntropyLoss gives after Softmax, but straight from the logits
         log_p = log_softmax(self.logits(x))  # [N, out]
         self.last_p = np.exp(log_p)
         self.last_y = y
@@ -183,7 +184,7 @@ class MLP:
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss` in every layer; return ∂L/∂x [N, in]."""
         one_hot = np.eye(self.last_p.shape[1])[self.last_y]  # [N, out]
-        gradient = (self.last_p - one_hot) / len(one_hot)  # ∂L/∂f [N, out]
+        gradient = (self.last_p - one_hot) / len(one_hot)  # ∂L/∂f of the logits
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -223,7 +224,8 @@ def train(
     history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x_train))
-        with np.errstate(over="ignore", invalid="ignore"):  # the loss shows it
+        # no warnings: an overflow shows in the loss, which is checked below
+        with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
                 mlp.training_step(x_train[batch], y_train[batch], learning_rate)

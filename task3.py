@@ -121,8 +121,8 @@ def train(
         return loss.detach()
 
     if device.type == "cuda":
-        optimizer.param_groups[0]["capturable"] = True  # without it none is recorded
-        step = recorded(step)
+        optimizer.param_groups[0]["capturable"] = True  # lets its step be recorded
+        step = recorded(step)  # does the same with one launch instead of dozens
     for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         order = torch.randperm(len(labels), generator=generator).to(device)
