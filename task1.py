@@ -44,7 +44,7 @@ class Linear:
         rng: np.random.Generator | None = None,
     ) -> None:
         rng = rng or np.random.default_rng()
-        deviation = math.sqrt(2 / in_channels)
+        deviation = math.sqrt(2 / in_channels)  # He et al.
         self.weight = rng.normal(0, deviation, (out_channels, in_channels))
         self.bias = np.zeros(out_channels)
         self.grad_weight = np.zeros_like(self.weight)
@@ -112,7 +112,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
     Finite for logits up to ±1e300: the argument of exp is never positive.
     """
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted = logits - logits.max(axis=1, keepdims=True)  # f + C
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
@@ -128,7 +128,8 @@ class CrossEntropyLoss:
         """Return the mean loss of probabilities p [N, C] for integer classes y [N]."""
         self.p = np.maximum(p, np.finfo(p.dtype).tiny)  # p may have underflowed to 0
         self.y = y
-        return float(-np.log(self.p[np.arange(len(y)), y]).mean())
+        p_of_class = self.p[np.arange(len(y)), y]  # [N]
+        return float(-np.log(p_of_class).mean())
 
     def backward(self) -> np.ndarray:
         """Return ∂L/∂p [N, C], the 1/N of the mean included."""
@@ -161,7 +162,7 @@ class MLP:
         for inputs, outputs in pairwise(channels):
             self.layers.append(Linear(inputs, outputs, rng))
             self.layers.append(ReLU())
-        self.layers[-1] = Softmax()
+        self.layers[-1] = Softmax()  # in place of the last ReLU
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Map x [N, in] to the logits [N, out], the input of the softmax."""
@@ -175,16 +176,17 @@ class MLP:
 
     def loss(self, x: np.ndarray, y: np.ndarray) -> float:
         """Return the averaged cross-entropy of x [N, in], integer classes y [N]."""
-        # what CrossEntropyLoss gives after Softmax, but straight from the logits
+        # as CrossEntropyLoss after Softmax, but from the logits: p may underflow to 0
         log_p = log_softmax(self.logits(x))  # [N, out]
         self.last_p = np.exp(log_p)
         self.last_y = y
-        return float(-log_p[np.arange(len(y)), y].mean())
+        log_p_of_class = log_p[np.arange(len(y)), y]  # [N]
+        return float(-log_p_of_class.mean())
 
     def backward(self) -> np.ndarray:
         """Set the gradients of the last `loss` in every layer; return ∂L/∂x [N, in]."""
         one_hot = np.eye(self.last_p.shape[1])[self.last_y]  # [N, out]
-        gradient = (self.last_p - one_hot) / len(one_hot)  # ∂L/∂f of the logits
+        gradient = (self.last_p - one_hot) / len(one_hot)  # ∂L/∂f = (p - y) / N
         for layer in reversed(self.layers[:-1]):
             gradient = layer.backward(gradient)
         return gradient
@@ -224,13 +226,11 @@ def train(
     history: History = {"train_loss": [], "test_loss": []}
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x_train))
-        # no warnings: an overflow shows in the loss, which is checked below
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                mlp.training_step(x_train[batch], y_train[batch], learning_rate)
-            train_loss = mlp.loss(x_train, y_train)
-            test_loss = mlp.loss(x_test, y_test)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            mlp.training_step(x_train[batch], y_train[batch], learning_rate)
+        train_loss = mlp.loss(x_train, y_train)
+        test_loss = mlp.loss(x_test, y_test)
         if not math.isfinite(train_loss + test_loss):
             advice = "take a smaller --learning-rate"
             raise Failure(f"the loss is not finite after epoch {epoch}; {advice}")
@@ -290,9 +290,9 @@ def train_variant(variant: studies.Variant, seed: int) -> studies.Run:
     mlp = MLP(hidden_channels=[studies.WIDTH] * variant.hidden_layers, seed=seed)
     history: History = {"train_loss": [], "test_loss": []}
     rate = variant.learning_rate
-    with suppress(Failure):
-        history = train(mlp, data, variant.epochs, variant.batch_size, rate, seed)
-    with np.errstate(over="ignore", invalid="ignore"):  # of a network that diverged
+    with np.errstate(over="ignore", invalid="ignore"):  # if it diverges
+        with suppress(Failure):
+            history = train(mlp, data, variant.epochs, variant.batch_size, rate, seed)
         return studies.Run(
             variant=variant,
             seed=seed,

@@ -43,20 +43,12 @@ class MultilayerPerceptron(nn.Module):
         layers = [nn.Linear(784, size_hidden), nn.ReLU()]
         for _ in range(3):
             layers += [nn.Linear(size_hidden, size_hidden), nn.ReLU()]
-        layers.append(nn.Linear(size_hidden, size_out))
+        layers.append(nn.Linear(size_hidden, size_out))  # the fifth
         self.layers = nn.Sequential(*layers)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Map MNIST vectors [N, 784] to logits [N, size_out]."""
         return self.layers(vectors)
-
-    def sizes(self) -> list[int]:
-        """Return the number of inputs, and of the outputs of each linear layer."""
-        sizes = [784]
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                sizes.append(layer.out_features)
-        return sizes
 
 
 def class_label(prediction: torch.Tensor) -> torch.Tensor:
@@ -96,7 +88,7 @@ def train(
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test_vectors, test_labels = tensors(test_data, device)
-    count = len(test_labels)
+    count = len(test_labels)  # train values are measured on as many images
     splits = {
         "train": (vectors[:count], labels[:count]),
         "test": (test_vectors, test_labels),
@@ -168,6 +160,15 @@ def predict_probabilities(model: nn.Module, vectors: np.ndarray) -> np.ndarray:
     return logits.softmax(dim=1).cpu().numpy()
 
 
+def layer_sizes(model: MultilayerPerceptron) -> list[int]:
+    """Return the number of inputs, and of the outputs of each linear layer."""
+    sizes = [784]
+    for layer in model.layers:
+        if isinstance(layer, nn.Linear):
+            sizes.append(layer.out_features)
+    return sizes
+
+
 def train_and_save(
     train_data: Vectors,
     test_data: Vectors,
@@ -188,7 +189,7 @@ def train_and_save(
     torch.manual_seed(options.seed)
     model = MultilayerPerceptron().to(device)
     network = dict(settings)
-    network["layers"] = model.sizes()
+    network["layers"] = layer_sizes(model)
     network["seed"] = options.seed
     network["data"] = train_digest
     epochs = settings["epochs"]
@@ -250,7 +251,7 @@ def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, A
     when it is missing, damaged, no checkpoint or that of a network of other sizes.
     """
     model = MultilayerPerceptron()
-    layers = model.sizes()
+    layers = layer_sizes(model)
     stored_layers = layers
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -39,7 +39,8 @@ def do_pca(vectors: np.ndarray) -> PCA:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance.astype(np.float64))
     eigenvalues = eigenvalues[::-1].clip(min=0)  # largest first; below 0 is rounding
     eigenvectors = eigenvectors[:, ::-1]
-    rows = np.abs(eigenvectors).argmax(axis=0)  # the largest entry becomes positive
+    # An eigenvector is unique up to its sign: its largest entry shall be positive.
+    rows = np.abs(eigenvectors).argmax(axis=0)
     signs = np.sign(eigenvectors[rows, np.arange(len(rows))])
     return PCA(eigenvectors * signs, eigenvalues, mean)
 

@@ -179,7 +179,8 @@ def run(main: Callable[..., None], options: argparse.Namespace) -> None:
     start = time.monotonic()
     try:
         make_writable(options.figures)
-        main(options)
+        with np.errstate(over="ignore", invalid="ignore"):  # it shows in the loss
+            main(options)
         print(f"done in {time.monotonic() - start:.0f} s", flush=True)
         if options.show:
             import matplotlib.pyplot as plt

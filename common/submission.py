@@ -41,6 +41,7 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # of the text in fig
 GRADED = [  # the code that follows the answers: subtask, file, name
     "1.1 task1.py Linear",
     "1.1 task1.py ReLU",
+    "1.1 task1.py Softmax",
     "1.1 task1.py log_softmax",
     "1.1 task1.py CrossEntropyLoss",
     "1.2 task1.py MLP",

@@ -99,8 +99,8 @@ def test_what_is_no_checkpoint_is_refused_in_a_line_that_names_the_file(stored):
 def test_a_network_of_other_sizes_is_refused_in_a_line_that_names_both(stored):
     model, path = stored
     narrow = task3.MultilayerPerceptron(7)
-    task3.save_checkpoint(narrow, {"layers": narrow.sizes()}, path)
-    for sizes in (narrow.sizes(), model.sizes()):
+    task3.save_checkpoint(narrow, {"layers": task3.layer_sizes(narrow)}, path)
+    for sizes in (task3.layer_sizes(narrow), task3.layer_sizes(model)):
         assert str(sizes) in refusal(path)
 
 

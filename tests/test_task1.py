@@ -111,7 +111,7 @@ def test_training_equals_stochastic_gradient_descent_in_torch(
 
 
 def test_training_that_diverges_ends_and_names_the_epoch():
-    with pytest.raises(ValueError, match="epoch 1"):
+    with pytest.raises(ValueError, match="epoch 1"), np.errstate(all="ignore"):
         train(MLP(), moons(200, 10), 3, learning_rate=1e200)
 
 
