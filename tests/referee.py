@@ -136,6 +136,9 @@ class Chain:
                 self.owners[f"bias{place}"] = layer, "bias"
                 sizes.reverse()
         self.outputs = sizes[0]
+        rng = np.random.default_rng(1)  # so that every run checks the same numbers
+        for array in self.parameters().values():
+            array[...] = rng.normal(0, 0.7, array.shape)
 
     def forward(self, x):
         for layer in self.layers:
