@@ -14,11 +14,9 @@ import torch
 from conftest import run_script
 
 from common.script import (
-    FEATURES,
     FIGURES,
     UNFINISHED,
     Failure,
-    check_labels,
     check_shape,
     choose_device,
     make_writable,
@@ -27,6 +25,7 @@ from common.script import (
     run,
     script_parser,
 )
+from task3 import DEFAULTS, read_checkpoint
 
 
 def test_an_array_is_refused_unless_it_has_the_shape():
@@ -34,15 +33,6 @@ def test_an_array_is_refused_unless_it_has_the_shape():
     for shape in [(4,), (4, 3, 1), (4, 2), (0, 3)]:
         with pytest.raises(ValueError, match="shape"):
             check_shape(np.ones(shape), "N", 3)
-
-
-@pytest.mark.parametrize("labels", [[0, 3], [0, -1], [0], [[0, 2]], [0.0, 2.0]])
-def test_labels_are_refused_unless_they_are_integers_from_zero_to_the_last_class(
-    labels,
-):
-    check_labels(np.array([0, 2], np.uint8), 2, 3)
-    with pytest.raises(ValueError, match="labels"):
-        check_labels(np.array(labels), 2, 3)
 
 
 @pytest.fixture
@@ -117,9 +107,10 @@ def test_an_error_of_the_program_keeps_its_traceback(tmp_path):
         run_and_raise(ValueError("a bug"), tmp_path)
 
 
-def test_a_console_that_knows_only_ascii_shows_the_help():
-    finished = run_script("task1.py", "--help", PYTHONIOENCODING="ascii")
-    assert finished.returncode == 0
+def test_a_console_of_ascii_and_the_backend_of_a_notebook_do_for_the_help():
+    backend = "module://matplotlib_inline.backend_inline"
+    environment = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": backend}
+    assert run_script("task1.py", "--help", **environment).returncode == 0
 
 
 def test_in_a_cell_of_a_notebook_the_arguments_of_the_kernel_are_no_flags(monkeypatch):
@@ -149,13 +140,10 @@ def test_the_automatic_device_is_cuda_where_it_works(broken, device, monkeypatch
 
 WRONG_USE = [
     "task1.py --epochs 0",
-    "task1.py --epochs 1.5",
     "task1.py --batch_size x",
     "task1.py --lr 0",
-    "task3.py --learning-rate nan",
     "task3.py --learning-rate inf",
     "task2.py --seed -1",
-    "task1.py --hidden-channels 30,30",
     "task1.py --data-dir .",
     "task2.py --data-dir",
     "task2.py stray",
@@ -202,18 +190,17 @@ def test_a_failure_is_one_line_with_status_1_and_leaves_all_files_alone(
     assert not os.listdir("figures")
 
 
-@pytest.mark.parametrize("tasks", [["task1"], ["task2"], ["task3", "task4"]])
-def test_scripts_write_the_files_that_are_committed(
-    tasks, small_mnist, checkout, tmp_path, monkeypatch
+@pytest.mark.parametrize("task", ["task1", "task2", "task3", "task4"])
+def test_a_script_writes_the_files_that_are_committed(
+    task, small_mnist, checkout, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MNIST_DIR", str(small_mnist))
-    expected = set()
-    for task in tasks:
-        flags = ["--figures=.", "--device=cpu", "--checkpoint=mlp.pt"]
-        if task in ("task1", "task2"):
-            flags = flags[:1]
-        finished = run_script(checkout / f"{task}.py", *flags, cwd=tmp_path)
-        assert (finished.returncode, finished.stderr) == (0, "")
-        expected |= {path.name for path in FIGURES.glob(f"{task}*")}
-    ignored = {"mlp.pt", FEATURES, "task4_explorer.html"}
-    assert set(os.listdir(tmp_path)) - ignored == expected - ignored
+    shutil.rmtree(checkout / "artifacts", ignore_errors=True)
+    finished = run_script(checkout / f"{task}.py", "--figures=.", cwd=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    expected = {path.name for path in FIGURES.glob(f"{task}*")}
+    page = {"task4_explorer.html"}  # not committed
+    assert set(os.listdir(tmp_path)) - page == expected - page
+    if task in ("task3", "task4"):  # which trains without a checkpoint
+        settings = read_checkpoint(checkout / "artifacts" / "mlp.pt")[1]
+        assert settings.items() >= DEFAULTS.items()

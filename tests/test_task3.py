@@ -109,11 +109,20 @@ def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_p
 
 @pytest.mark.parametrize(
     ("vectors", "labels"),
-    [(VECTORS[:, 1:], LABELS), (VECTORS, LABELS[1:]), (VECTORS, LABELS + 1)],
+    [
+        (VECTORS[:, 1:], LABELS),
+        (VECTORS, LABELS[1:]),
+        (VECTORS, LABELS + 1),
+        (VECTORS, LABELS - 1),
+        (VECTORS, LABELS / 1),
+    ],
 )
-def test_data_of_other_shapes_are_refused(vectors, labels):
+def test_other_data_than_vectors_and_labels_are_refused(vectors, labels):
     with pytest.raises(ValueError, match="expected"):
         task3.train(new_network(), (VECTORS, LABELS), (vectors, labels))
+
+
+def test_an_accuracy_of_other_labels_is_refused():
     with pytest.raises(ValueError, match="expected"):
         task3.batch_accuracy(torch.zeros(39, 10), torch.tensor(LABELS))
 
@@ -122,13 +131,6 @@ def test_a_loss_that_is_not_finite_ends_the_training():
     data = (VECTORS, LABELS)
     with pytest.raises(Failure, match="--learning-rate"):
         task3.train(new_network(), data, data, learning_rate=1e30)
-
-
-def test_the_optimizer_that_trained_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
-    data = Vectors(VECTORS, LABELS)
-    _, _, network = task3.train_and_save(data, data, flags(tmp_path), SETTINGS, "")
-    assert network["optimizer"] == "SGD"
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +162,14 @@ def test_the_results_and_the_checkpoint_are_what_the_plain_loop_gives(ran):
 
 
 def test_the_most_confused_pairs_are_two_or_as_many_as_tie_with_the_second():
-    matrix = np.zeros((10, 10), int)
+    matrix = np.eye(10, dtype=int)
     assert task3.most_confused(matrix) == []
     matrix[3, 5] = 1
     matrix[5, 3] = matrix[0, 2] = matrix[9, 4] = 9
-    pairs = task3.most_confused(matrix)
-    assert [pair["classes"] for pair in pairs] == [[3, 5], [0, 2], [4, 9]]
+    pairs = [pair["classes"] for pair in task3.most_confused(matrix)]
+    assert pairs == [[3, 5], [0, 2], [4, 9]]
     matrix[9, 4] = 8
-    assert task3.most_confused(matrix + 99 * np.eye(10, dtype=int)) == pairs[:2]
+    assert len(task3.most_confused(matrix)) == 2
 
 
 def test_the_figures_show_the_errors_of_the_checkpoint(ran):
@@ -177,12 +179,10 @@ def test_the_figures_show_the_errors_of_the_checkpoint(ran):
     matrix = metrics.confusion_matrix(labels, predicted)
     recalls = 100 * metrics.recall_score(labels, predicted, average=None)
     axes = training.axes[1]
-    cells = {each.get_position(): each.get_text() for each in axes.texts}
-    for (row, column), count in np.ndenumerate(matrix):
-        assert cells[column, row] == (str(count) if count else "")
-    for row, recall in enumerate(recalls):
-        assert cells[9.8, row] == f"{recall:.1f}"
-    note = f"epoch 5:\n{matrix.trace() / 3:.1f} %"  # of 300
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[:100] == [str(count or "") for count in matrix.flat]
+    assert texts[-10:] == [f"{recall:.1f}" for recall in recalls]
+    note = f"epoch 5:\n{results['history']['test_accuracy'][4]:.1f} %"
     assert note in [text.get_text() for text in training.axes[2].texts]
 
     pairs = [pair["classes"] for pair in results["confused_pairs"]]
