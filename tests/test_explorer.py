@@ -206,25 +206,22 @@ def test_panels_draw_digits_in_class_colours_and_numbers_at_medians(
     for panel in range(4):
         difference = np.abs(scene.around(panel, pixels, [0])[0] - expected)
         assert np.mean(difference.max(axis=1) < 6) > 0.8  # numbers hide some
-    medians = []
+    medians = scene.ask("panels[3].model.renderers[3].data_source.data")
     for number in CLASSES:
         members = scene.values["spaces"][3].points[scene.values["labels"] == number]
-        medians.append(np.median(members, axis=0).tolist())
-    x, y = np.round(scene.ask("places(3, arguments[0])", medians)).astype(int).T
-    chips = np.median([pixels[y + step, x - 4] for step in (-3, 0, 3)], axis=0)
-    assert np.abs(chips - COLOURS[CLASSES]).max() < 25  # letters touch it
+        found = medians["x"][number], medians["y"][number]
+        np.testing.assert_allclose(found, np.median(members, axis=0))
 
 
 def test_pointing_shows_the_uppermost_image_and_draws_rings_in_every_panel(
     scene,
 ):
-    before = scene.pixels()
     scene.mouse("Moved", scene.places(4)[0])
     said = scene.ask("numbers(deep('.bk-tooltip-content')[0].innerText)")
     number = scene.numbers[-1]
     sure = 100 * scene.values["probabilities"][number].max()
-    label = str(scene.labels[-1])
-    assert said == [label, str(scene.answers[-1]), f"{sure:.1f}", str(number)]
+    expected = [scene.labels[-1], scene.answers[-1], round(sure, 1), number]
+    assert [float(word) for word in said] == expected
     picture = "deep('.bk-tooltip-content > div > div').at(-1).querySelector('div')"
     left, top, _, _ = np.round(scene.ask(f"corners([{picture}])[0]")).astype(int)
     after = scene.pixels()
@@ -232,45 +229,36 @@ def test_pointing_shows_the_uppermost_image_and_draws_rings_in_every_panel(
     assert np.abs(after[top : top + 56, left : left + 56] - wanted).max() <= 1
     for panel in range(4):
         assert scene.around(panel, after, [-7, 7])[:, -1].max() < 60
-    scene.mouse("Moved", (0, 0))
-    assert (scene.pixels() == before).all()
 
 
-def test_lasso_selects_its_digits_and_sums_up_all_images_behind_them(scene):
+def test_the_dots_stand_for_all_images_and_a_lasso_selects_its_own(scene):
+    labels = scene.values["labels"]
+    words, _, bars = scene.summary()
+    assert words == [str(len(scene.numbers)), str(COUNT), "30"]
+    images = np.bincount(labels, minlength=10)
+    np.testing.assert_allclose(bars["share"], images, rtol=1e-6)
+    assert bars["text"] == [str(count) for count in images]
+    errors = np.bincount(scene.labels[scene.wrong], minlength=10)
+    assert bars["wrong"] == errors.tolist()
+
     places = scene.places(0)
     shape = np.array([(-80, -60), (90, -20), (60, 55), (0, 0), (-70, 50)])
     corners = places.mean(axis=0).round() + shape
     scene.drag(corners)
     chosen = Polygon(corners).contains_points(places)
     assert scene.ask(SELECTED) == np.flatnonzero(chosen).tolist()
-    right = scene.values["labels"][np.arange(COUNT) % 6 > 0]
-    all_right = np.bincount(right, minlength=10)
-    drawn_right = np.bincount(scene.labels[~scene.wrong], minlength=10)
-    behind = all_right / np.maximum(drawn_right, 1)
-    weights = np.where(scene.wrong, 1, behind[scene.labels])[chosen]
-    images = np.bincount(scene.labels[chosen], weights, minlength=10)
-    errors = np.bincount(scene.labels[chosen & scene.wrong], minlength=10)
-    words, mean, bars = scene.summary()
-    counts = [chosen.sum(), round(images.sum()), errors.sum()]
-    assert words == [str(count) for count in counts]
-    expected = np.average(scene.images[chosen], axis=0, weights=weights)
-    np.testing.assert_allclose(mean, expected, rtol=1e-5)
-    found = [bars["share"], bars["wrong"]]
-    np.testing.assert_allclose(found, [images, errors], rtol=1e-6)
+    words = scene.summary()[0]
+    assert words[::2] == [str(chosen.sum()), str(scene.wrong[chosen].sum())]
 
 
-def test_a_click_selects_the_uppermost_digit_until_escape_or_a_click_beside_the_dots(
-    scene,
-):
-    beside = scene.places(1).min(axis=0) - 10
-    for clear in (lambda: scene.press("all", ESCAPE), lambda: scene.drag([beside])):
-        scene.drag(scene.places(4)[:1])
-        assert scene.ask(SELECTED) == [len(scene.numbers) - 1]
-        scene.mouse("Moved", (0, 0))
-        ring = scene.around(0, scene.pixels(), [-7, 7])[:, -1]
-        assert ring.max() < 60  # it stays
-        clear()
-        assert scene.ask(SELECTED) == []
+def test_a_click_selects_the_uppermost_digit_until_escape(scene):
+    scene.drag(scene.places(4)[:1])
+    assert scene.ask(SELECTED) == [len(scene.numbers) - 1]
+    scene.mouse("Moved", (0, 0))
+    ring = scene.around(0, scene.pixels(), [-7, 7])[:, -1]
+    assert ring.max() < 60  # it stays
+    scene.press("all", ESCAPE)
+    assert scene.ask(SELECTED) == []
 
 
 def test_keyboard_steps_through_the_errors_a_live_line_names_each_bars_show_its_shares(
@@ -281,17 +269,13 @@ def test_keyboard_steps_through_the_errors_a_live_line_names_each_bars_show_its_
     for name, k in zip(steps, errors[[0, 1, 0, -1, 0]], strict=True):
         scene.press(f"{name} error")
         assert scene.ask(SELECTED) == [k]
-    number = scene.numbers[k]
-    shares = scene.values["probabilities"][number]
-    texts = [f"{100 * share:.1f} %" for share in shares]
     words, mean, bars = scene.summary()
-    answer = scene.answers[k]
-    sure = texts[answer].removesuffix(" %")
-    assert words == [str(number), str(scene.labels[k]), str(answer), sure]
+    found = [int(word) for word in words[:3]]
+    assert found == [scene.numbers[k], scene.labels[k], scene.answers[k]]
     np.testing.assert_array_equal(mean, scene.images[k])
+    shares = scene.values["probabilities"][scene.numbers[k]]
     np.testing.assert_allclose(bars["share"], shares, rtol=1e-6)
-    assert bars["text"] == texts
-    assert not any(bars["wrong"])
+    assert bars["text"] == [f"{100 * share:.1f} %" for share in shares]
 
 
 def test_buttons_show_their_classes_move_no_axis_and_say_that_they_are_pressed(scene):
@@ -337,8 +321,7 @@ def test_nothing_overlaps_or_leaves_the_window_and_a_narrow_one_has_one_column(
     scene.resize(width, height)
     elements = "deep('h1, p, .bk-Figure, .bk-Toolbar, .bk-btn')"
     boxes = np.array(scene.ask(f"corners({elements})"))
-    boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]  # without hidden ones
-    assert len(boxes) == 3 + 7 + 1 + 16
+    assert len(boxes) >= 3 + 7 + 1 + 16
     high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
     low = np.maximum(boxes[:, None, :2], boxes[:, :2])
     overlap = (high - low).min(axis=2)
@@ -349,5 +332,3 @@ def test_nothing_overlaps_or_leaves_the_window_and_a_narrow_one_has_one_column(
     assert columns == 1 or boxes[:, 3].max() <= height
     left = scene.ask("corners(panels.map(({el}) => el)).map(([left]) => left)")
     assert len(set(left)) == columns
-    sizes = scene.ask("panels.map(({frame: {bbox}}) => [bbox.width, bbox.height])")
-    assert np.min(sizes) >= 200

@@ -14,11 +14,10 @@ from sklearn.decomposition import PCA
 
 import task3
 import task4
-from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
+from common.data import Vectors, convert_mnist_to_vectors, digest, load_data, thin
 from common.script import FEATURES
 from common.separation import between_classes, linear_classifier, neighbour_separation
 
-STEP = -(-600 // task4.FIT_IMAGES)  # the classifiers learn from every k-th train image
 ONE_IMAGE = 0.4  # of 300, in per cent
 TURN = np.array([[np.cos(2), np.sin(2)], [np.sin(2), -np.cos(2)]])  # a reflection
 
@@ -82,18 +81,19 @@ def test_the_measures_are_those_of_scikit_learn_trained_and_untrained(ran):
     torch.manual_seed(3)  # of the settings: the control is the network before training
     control = task3.MultilayerPerceptron()
     rows = ran.results["separation"] + ran.results["untrained"]
-    known = ran.train.vectors[::STEP]
-    fits = forward(ran.model, known)[:-1] + forward(control, known)[1:-1]
+    known = thin(ran.train, task4.FIT_IMAGES)
+    fits = forward(ran.model, known.vectors)[:-1]
+    fits += forward(control, known.vectors)[1:-1]
     spaces = forward(ran.model, ran.test.vectors)[:-1]
     spaces += forward(control, ran.test.vectors)[1:-1]
     for fit, space, row in zip(fits, spaces, rows, strict=True):
         pca = full_pca(space)
         shares = pca.explained_variance_ratio_
-        fit_plane = Vectors(pca.transform(fit)[:, :2], ran.train.labels[::STEP])
+        fit_plane = Vectors(pca.transform(fit)[:, :2], known.labels)
         plane = Vectors(pca.transform(space)[:, :2], ran.test.labels)
         expected = neighbour_separation(fit_plane, plane)
         expected["neighbours"] = pytest.approx(expected.pop("accuracy"), abs=ONE_IMAGE)
-        linear = linear_classifier(Vectors(fit, fit_plane.labels))
+        linear = linear_classifier(Vectors(fit, known.labels))
         score = 100 * linear.score(space, plane.labels)
         expected["linear"] = pytest.approx(score, abs=ONE_IMAGE)
         between = between_classes(Vectors(space, plane.labels))
@@ -116,35 +116,27 @@ def test_the_network_goes_on_from_the_first_components_alone(ran):
 
 
 def test_both_classifiers_meet_images_shifted_in_four_directions(ran):
-    known = Vectors(ran.train.vectors[::STEP], ran.train.labels[::STEP])
-    linear = linear_classifier(known)
+    linear = linear_classifier(thin(ran.train, task4.FIT_IMAGES))
     shifted = ran.results["shifted"]
-    for pixels, network, control in zip(*shifted.values(), strict=True):
-        scores = []
-        for way in [(0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)]:
-            moved = ndimage.shift(
-                ran.images.images, np.multiply(pixels, way), order=0, mode="grid-wrap"
-            )
-            vectors = moved.reshape(-1, 784) / np.float32(127.5) - 1
-            logits = forward(ran.model, vectors)[-1]
-            right = accuracy(logits, ran.test.labels)
-            scores.append([right, 100 * linear.score(vectors, ran.test.labels)])
-        expected = np.mean(scores, axis=0)
-        assert [network, control] == pytest.approx(expected, abs=ONE_IMAGE)
+    for k, pixels in enumerate(shifted["pixels"]):
+        right = []
+        for way in [(0, 0, pixels), (0, 0, -pixels), (0, pixels, 0), (0, -pixels, 0)]:
+            moved = ndimage.shift(ran.images.images, way, order=0, mode="grid-wrap")
+            vectors = moved.reshape(-1, 784) / 127.5 - 1
+            network = accuracy(forward(ran.model, vectors)[-1], ran.test.labels)
+            right.append([network, 100 * linear.score(vectors, ran.test.labels)])
+        found = [shifted["network"][k], shifted["linear"][k]]
+        assert found == pytest.approx(np.mean(right, axis=0), abs=ONE_IMAGE)
 
 
 def test_the_results_say_what_was_measured_and_compare_the_plane_with_task_2(ran):
     results = ran.results
     assert results["network"] == ran.settings
     assert results["data"] == {"test": digest(ran.images)}
-    assert results["images"] == 300
     assert results["shapes"] == [[300, 100]] * 4
-    settings = results["settings"]
-    assert settings["fit_images"] == len(ran.train.labels[::STEP])
-    assert settings["shown_points"] == min(300, task4.SHOWN_POINTS)
-    train_plane = full_pca(ran.train.vectors).components_[:2]
-    test_plane = full_pca(ran.test.vectors).components_[:2]
-    cosines = np.cos(linalg.subspace_angles(train_plane.T, test_plane.T))
+    train_plane = full_pca(ran.train.vectors).components_[:2].T
+    test_plane = full_pca(ran.test.vectors).components_[:2].T
+    cosines = np.cos(linalg.subspace_angles(train_plane, test_plane))
     assert sorted(results["plane_cosines"]) == pytest.approx(cosines, rel=1e-4)
 
 
