@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -71,7 +70,6 @@ def run_here(monkeypatch):
     """Run a script of the project in this process, where its imports are done already;
     return its exit status.
     """
-    threads = torch.get_num_threads()  # which training from the command line sets
 
     def execute(script, *flags):
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags)])
@@ -82,7 +80,6 @@ def run_here(monkeypatch):
             return ending.code
         finally:
             plt.close("all")
-            torch.set_num_threads(threads)
 
     return execute
 

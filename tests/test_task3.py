@@ -186,9 +186,9 @@ def test_the_figures_show_the_errors_of_the_checkpoint(ran):
     assert note in [text.get_text() for text in training.axes[2].texts]
 
     pairs = [pair["classes"] for pair in results["confused_pairs"]]
-    boxes = sorted([box.get_x() + 0.5, box.get_y() + 0.5] for box in axes.patches)
     assert results["confused_pairs"] == task3.most_confused(matrix)
-    assert boxes == sorted(pairs + [[second, first] for first, second in pairs])
+    boxes = [[box.get_x() + 0.5, box.get_y() + 0.5] for box in axes.patches]
+    assert sorted(boxes) == sorted(pairs + [pair[::-1] for pair in pairs])
 
     surest = np.argsort(-probabilities.max(axis=1) * (predicted != labels))[:10]
     assert results["shown_errors"] == 10

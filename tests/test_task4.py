@@ -19,7 +19,6 @@ from common.script import FEATURES
 from common.separation import between_classes, linear_classifier, neighbour_separation
 
 ONE_IMAGE = 0.4  # of 300, in per cent
-TURN = np.array([[np.cos(2), np.sin(2)], [np.sin(2), -np.cos(2)]])  # a reflection
 
 
 def forward(model, vectors, position=0):
@@ -170,34 +169,25 @@ def test_the_figures_and_the_page_show_the_results(ran):
         assert f"PC 2 · {shares[1]:.1f} %" in page
 
 
-def drawn(planes, labels):
-    """Draw pixels and layers, and two untrained layers; return the points drawn
-    [5, N, 2] and the directions of the arrows [5, 2, 2].
-    """
-    figure = task4.features_figure(planes[:3], planes[3:], labels, "abc", "bc")
-    panels = [axes for axes in figure.axes if axes.collections]
-    points = [axes.collections[0].get_offsets().data for axes in panels]
-    ends = []
-    for axes in panels:
-        names = "PC 1", "PC 2"
-        ends.append([text.xyann for text in axes.texts if text.get_text() in names])
-    lengths = np.linalg.norm(ends, axis=2, keepdims=True)
-    return np.array(points), ends / lengths
+def centred_means(points, labels):
+    means = np.array([points[labels == k].mean(axis=0) for k in range(10)])
+    return means - means.mean(axis=0)
 
 
-def test_mirrored_and_rotated_planes_leave_the_picture_in_place():
+def test_planes_are_rotated_onto_the_one_before_and_arrows_show_their_components():
     labels = np.arange(200) % 10
     planes = np.random.default_rng(0).normal(size=(5, 200, 2))
-    turned = planes @ [np.eye(2), TURN, np.eye(2), -np.eye(2), TURN]
-    before, _ = drawn(planes, labels)
-    points, directions = drawn(turned, labels)
-    np.testing.assert_allclose(points, before, atol=1e-6)
-    np.testing.assert_allclose(points @ directions.swapaxes(1, 2), turned, atol=1e-6)
-    np.testing.assert_allclose(points[0], planes[0])
-    means = np.array([points[:, labels == k].mean(axis=1) for k in range(10)])
-    means -= means.mean(axis=0)  # [10, panels, 2]
-    for one, previous in ((1, 0), (2, 1), (3, 0), (4, 3)):
-        product = means[:, one].T @ means[:, previous]
+    figure = task4.features_figure(planes[:3], planes[3:], labels, "abc", "bc")
+    panels = [axes for axes in figure.axes if axes.collections]
+    drawn = [axes.collections[0].get_offsets().data for axes in panels]
+    np.testing.assert_allclose(drawn[0], planes[0])
+    for k, before in enumerate([0, 0, 1, 0, 3]):
+        arrows = {text.get_text(): text for text in panels[k].texts}
+        ends = np.array([arrows["PC 1"].xyann, arrows["PC 2"].xyann])
+        directions = ends / np.linalg.norm(ends[0])
+        np.testing.assert_allclose(drawn[k] @ directions.T, planes[k], atol=1e-6)
+        means = centred_means(drawn[k], labels)
+        product = means.T @ centred_means(drawn[before], labels)
         np.testing.assert_allclose(product, product.T, atol=1e-6)  # no rotation
         assert np.linalg.eigvalsh(product).min() >= 0  # brings them closer
 
