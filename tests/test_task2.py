@@ -1,6 +1,4 @@
-"""Task 2 on small data: every number and figure is what scikit-learn finds; corner
-cases by hand.
-"""
+"""Task 2 on small data: every number and figure is what scikit-learn finds."""
 
 import argparse
 
@@ -142,11 +140,3 @@ def test_the_plane_and_the_spectrum_are_drawn(ran, exact):
     curves = [list(line.get_ydata()) for line in right.lines]
     for name in ("neighbours", "linear"):
         assert results["classifiers"][name] in curves
-
-
-def test_a_class_without_images_has_a_panel_without_recall():
-    labels = np.repeat([2, 5, 9], 2)
-    recall = [None] * 9 + [50]
-    figure = task2.projection_figure(np.eye(6, 2), labels, np.ones(2), recall)
-    titles = [panel.get_title() for panel in figure.axes[1:11]]
-    assert titles == ["9 · recall 50 %", *"012345678"]

@@ -192,15 +192,6 @@ def test_planes_are_rotated_onto_the_one_before_and_arrows_show_their_components
         assert np.linalg.eigvalsh(product).min() >= 0  # brings them closer
 
 
-def test_a_dead_layer_has_results_and_classes_without_images_are_not_drawn():
-    data = Vectors(np.zeros((40, 6), np.float32), np.arange(40) % 2)
-    measure = task4.measure_separation(data, data)
-    assert (measure["variance"], measure["between"]) == (0, 0)
-    figure = task4.components_figure([[0] * 8], [measure], ["dead"])
-    digits = [tick.get_text()[0] for tick in figure.axes[1].get_xticklabels()]
-    assert digits == ["0", "1"]
-
-
 def test_a_network_of_other_data_is_refused_and_stays(checkout, small_mnist, tmp_path):
     path = checkout / "artifacts" / "mlp.pt"
     task3.save_checkpoint(task3.MultilayerPerceptron(), {"data": "others"}, path)
