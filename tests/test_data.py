@@ -45,12 +45,11 @@ def test_the_bundled_archives_are_read_as_torchvision_reads_them(train, tmp_path
 OTHER = gzip.compress(idx_bytes(np.zeros(10_000)))  # labels, but not the official ones
 
 
-@pytest.mark.parametrize("archive", [b"damaged", OTHER])
 def test_torchvision_replaces_a_bundled_archive_that_is_not_the_official_one(
-    archive, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     shutil.copytree(data.BUNDLED, tmp_path / "mnist")
-    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(archive)
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(OTHER)
     load = runpy.run_path(shutil.copy(data.__file__, tmp_path))["load_data"]
     split = SimpleNamespace(data=torch.ones(2), targets=torch.zeros(2))
     monkeypatch.setattr(

@@ -265,8 +265,8 @@ def test_keyboard_steps_through_the_errors_a_live_line_names_each_bars_show_its_
         scene.press(f"{name} error")
         assert scene.ask(SELECTED) == [k]
     words, mean, bars = scene.summary()
-    found = [int(word) for word in words[:3]]
-    assert found == [scene.numbers[k], scene.labels[k], scene.answers[k]]
+    expected = [scene.numbers[k], scene.labels[k], scene.answers[k]]
+    assert [int(word) for word in words[:3]] == expected
     np.testing.assert_array_equal(mean, scene.images[k])
     shares = scene.values["probabilities"][scene.numbers[k]]
     np.testing.assert_allclose(bars["share"], shares, rtol=1e-6)

@@ -26,7 +26,6 @@ def test_a_figure_is_saved_as_png_and_svg_of_repeating_bytes(tmp_path):
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes()
         assert b"dc:date" not in content
-    assert len(list((tmp_path / "one").iterdir())) == 2
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == {**mpl.rc_params(), "backend": mpl.rcParams["backend"]}
 
