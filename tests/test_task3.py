@@ -97,11 +97,15 @@ def test_accuracy_is_the_percentage_of_right_labels():
         task3.batch_accuracy(logits, torch.tensor([0, 2]))
 
 
-def test_an_epoch_of_mnist_recognizes_88_per_cent(tmp_path):
+def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_path):
     train = convert_mnist_to_vectors(load_data(True))
     test = convert_mnist_to_vectors(load_data(False))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
     settings = task3.DEFAULTS | {"epochs": 1}
     _, history, _ = task3.train_and_save(train, test, flags(tmp_path), settings, "")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     assert history["test_accuracy"][0] > 88
 
 
