@@ -23,7 +23,7 @@ from common import plotting, script
 from common.cuda import recorded
 from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
-from common.script import Failure, check_labels, check_shape
+from common.script import Failure, check_shape
 from common.separation import confused_pairs, recall
 
 EPOCHS = 10
@@ -142,7 +142,8 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
     vectors = np.asarray(data[0])
     labels = np.asarray(data[1])
     check_shape(vectors, "N", 784)
-    check_labels(labels, len(vectors), 10)
+    if labels.shape != (len(vectors),) or not np.isin(labels, range(10)).all():
+        raise ValueError("expected a label from 0 to 9 for each vector")
     vectors = torch.as_tensor(vectors, dtype=torch.float32)
     labels = torch.as_tensor(labels, dtype=torch.int64)
     return vectors.to(device), labels.to(device)

@@ -9,20 +9,6 @@ STEPS = [1e-5 / 2**k for k in range(8)]
 MOST_ENTRIES = 1000  # of one array; of a larger one every second, third, … is checked
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference, relative to the largest magnitude in either.
-
-    Infinity for arrays of different shapes, or with values that are not finite.
-    """
-    if found.shape != expected.shape:
-        return np.inf
-    difference = np.abs(found - expected).max(initial=0)
-    scale = max(np.abs(found).max(initial=0), np.abs(expected).max(initial=0))
-    if not np.isfinite(scale):
-        return np.inf
-    return float(difference / scale) if scale > 0 else 0.0
-
-
 def central_differences(loss: Callable[[], float], array: np.ndarray) -> np.ndarray:
     """Return ∂loss/∂array by (loss(a + h) - loss(a - h)) / 2h, entry by entry.
 

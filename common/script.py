@@ -44,15 +44,6 @@ def check_shape(array: np.ndarray, *expected: int | str) -> None:
         raise ValueError(f"expected the shape {expected}, got {tuple(array.shape)}")
 
 
-def check_labels(labels: np.ndarray, count: int, classes: int) -> None:
-    """Raise ValueError unless these are `count` integers from 0 to `classes` - 1."""
-    fits = labels.shape == (count,) and labels.dtype.kind in "iu"
-    if not fits or labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"expected {count} integer labels from 0 to {classes - 1}, got {labels!r}"
-        )
-
-
 def script_parser(
     description: str, data: bool = False, model: bool = False, show: bool = True
 ) -> argparse.ArgumentParser:

@@ -160,7 +160,6 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
         "bayes_train": [best_train_loss(run) for run in of_variant(runs, SCARCE[0])],
     }
     results: dict[str, Any] = {"settings": settings}
-    print("layers  points  noise   rate  train loss  test loss  least  after epoch")
     for variant in VARIANTS:
         row = summarize(of_variant(runs, variant))
         results.setdefault(variant.study, []).append(row)
@@ -175,18 +174,14 @@ def of_variant(runs: Sequence[Run], variant: Variant) -> list[Run]:
 
 
 def print_row(row: dict[str, Any]) -> None:
-    """Print a variant and the medians over its runs that did not diverge."""
-    text = f"{row['hidden_layers']:6}{row['points']:8}{row['noise']:7}"
-    text += f"{row['learning_rate']:7}"
-    for name, form in (
-        ("train_end", "12.4f"),
-        ("test_end", "11.4f"),
-        ("least", "7.3f"),
-        ("least_epoch", "13.0f"),
-    ):
-        values = [value for value in row[name] if value is not None]
-        text += format(np.median(values) if values else math.nan, form)
-    print(text)
+    """Print a variant and where its losses end, the medians of its runs."""
+    settings = f"{row['hidden_layers']:2} hidden layers, {row['points']} points"
+    settings += f", noise {row['noise']}, rate {row['learning_rate']}"
+    ends = []
+    for split in ("train_end", "test_end"):
+        values = [math.inf if loss is None else loss for loss in row[split]]
+        ends.append(np.median(values))
+    print(f"{settings:54} train loss {ends[0]:.4f}  test loss {ends[1]:.4f}")
 
 
 @styled

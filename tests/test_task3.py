@@ -116,7 +116,7 @@ def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_p
         (VECTORS, LABELS[1:]),
         (VECTORS, LABELS + 1),
         (VECTORS, LABELS - 1),
-        (VECTORS, LABELS / 1),
+        (VECTORS, LABELS + 0.5),
     ],
 )
 def test_other_data_than_vectors_and_labels_are_refused(vectors, labels):
