@@ -290,9 +290,12 @@ def train_variant(variant: studies.Variant, seed: int) -> studies.Run:
     mlp = MLP(hidden_channels=[studies.WIDTH] * variant.hidden_layers, seed=seed)
     history: History = {"train_loss": [], "test_loss": []}
     rate = variant.learning_rate
+    drawn = None
     with np.errstate(over="ignore", invalid="ignore"):  # if it diverges
         with suppress(Failure):
             history = train(mlp, data, variant.epochs, variant.batch_size, rate, seed)
+        if variant.study == "scarce":
+            drawn = plotting.moon_map(mlp.forward, studies.MAP_LIMIT)
         return studies.Run(
             variant=variant,
             seed=seed,
@@ -300,7 +303,7 @@ def train_variant(variant: studies.Variant, seed: int) -> studies.Run:
             test_loss=history["test_loss"],
             train_error=100 - accuracy(mlp, data.x_train, data.y_train),
             test_error=100 - accuracy(mlp, data.x_test, data.y_test),
-            map=plotting.moon_map(mlp.forward, studies.MAP_LIMIT),
+            map=drawn,
         )
 
 

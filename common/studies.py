@@ -43,7 +43,7 @@ class Variant(NamedTuple):
 class Run(NamedTuple):
     """A variant trained with one seed: losses (nats) by epoch, errors in per cent.
 
-    `map` is `plotting.moon_map` of the network up to `MAP_LIMIT`.
+    `map` is `plotting.moon_map` of the network up to `MAP_LIMIT`, where it is drawn.
     """
 
     variant: Variant
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     test_loss: list[float]
     train_error: float
     test_error: float
-    map: np.ndarray
+    map: np.ndarray | None
 
 
 DEFAULT = [Variant("default", depth) for depth in DEPTHS]
