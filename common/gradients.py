@@ -38,7 +38,7 @@ def central_differences(loss: Callable[[], float], array: np.ndarray) -> np.ndar
 def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
     """Compare the gradients of task 1's network on one batch with central differences.
 
-    Returns a row per array: its name and shape, how many entries were checked, and the
+    Returns a row per array: its shape, how many entries were checked, and the
     largest difference relative to the largest entry of all gradients (those of some
     arrays may be nearly zero). All are zero where no unit is active.
     """
@@ -58,12 +58,11 @@ def network_errors(mlp: Any, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any
             largest = max(largest, np.abs(gradient).max())
             rows.append(
                 {
-                    "parameter": name,
                     "shape": list(array.shape),
                     "checked": entries.size,
                     "error": float(error),
                 }
             )
     for row in rows:
-        row["error"] /= float(largest) or 1
+        row["error"] /= largest or 1
     return rows

@@ -150,7 +150,6 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """Print and save the summary of all runs, and their figure."""
     floor = bayes_loss(SCARCE[0].noise)
     settings = {
-        "seeds": SEEDS,
         "width": WIDTH,
         "end": END,
         "rise": RISE,

@@ -223,7 +223,7 @@ def needs_system_fonts(text: str) -> bool:
 def locate(claim: str) -> str:
     """Return the name of a claim behind the file and the line where it stands."""
     for source in sorted(ANSWERS.glob("[!.]*.typ")):
-        lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = source.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, 1):
             if f'"{claim}"' in line:
                 return f"figures/answers/{source.name}:{number}: {claim}"
