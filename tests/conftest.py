@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ.pop("MNIST_DIR", None)
 os.environ["MPLBACKEND"] = "agg"  # for the scripts that tests start
 os.environ["PYTHONUTF8"] = "1"
 plt.switch_backend("agg")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 SMALL_STUDIES = """
 for study in (DEFAULT, SCARCE, CONTROLS, LIMIT):
     for k, each in enumerate(study):
