@@ -383,8 +383,8 @@ def main(options: argparse.Namespace) -> None:
     test_accuracy = accuracy(mlp, data.x_test, data.y_test)
     print(f"test accuracy {test_accuracy:.2f} %")
 
-    layers = " → ".join(str(units) for units in [2, *options.hidden_channels, 2])  # 1.3
-    title = f"{layers}; {options.points:,} points, noise {options.noise}"
+    layers = len(options.hidden_channels)  # 1.3
+    title = f"{layers} hidden layers, {options.points:,} points, noise {options.noise}"
     figure = training_figure(history, mlp, data.x_test, data.y_test, title)
     plotting.save_figure(figure, options.figures, "task1_loss")
 
