@@ -27,12 +27,10 @@ SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
 CLASSIFIER_COLOURS = {"linear": "#b35900", "neighbours": "#0072b2"}
 MOON_COLOURS = ("#f0a830", "#5b2a86")  # they differ in lightness, too
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
-HALO = [
-    patheffects.withStroke(linewidth=2, foreground="white")
-]  # keeps text and lines legible over points
-styled = mpl.rc_context(
-    fname=Path(__file__).with_suffix(".mplstyle")
-)  # a decorator: the user's own plots stay as is
+# Keeps text and lines legible over points
+HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
+# A decorator: the user's own plots stay as they are
+styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))
 
 
 @styled
@@ -48,9 +46,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
     for suffix, settings in formats.items():
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, **settings)
-        figure.set_layout_engine(
-            "none"
-        )  # the layout is done: repeating it takes as long as drawing
+        # The layout is done: repeating it takes as long as drawing
+        figure.set_layout_engine("none")
     if "inline" in plt.get_backend():  # in a notebook
         plt.show()
     if plt.get_backend().lower() == "agg" or "inline" in plt.get_backend():
@@ -108,10 +105,8 @@ def draw_history(
     curves = {split: history[f"{split}_{quantity}"] for split in SPLIT_COLOURS}
     above = max(curves, key=lambda split: curves[split][-1])
     for split, values in curves.items():
-        line, colour = (
-            "o" if split == "test" else "-" if len(values) > 1 else ".",
-            SPLIT_COLOURS[split],
-        )
+        colour = SPLIT_COLOURS[split]
+        line = "o" if split == "test" else "-" if len(values) > 1 else "."
         axes.plot(
             range(1, len(values) + 1),
             values,

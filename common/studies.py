@@ -269,7 +269,6 @@ def draw_study(
     last.set(xlabel="hidden layers", xticks=depths)
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def draw_map(axes: Axes, run: Run) -> None:
     """Draw train points on a network's map, with the best classifier's boundary."""
     variant = run.variant
