@@ -201,6 +201,8 @@ def ignoring_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C for a moment: processes started meanwhile ignore it for good and
     leave it to this one.
     """
+    # joblib's resource tracker would warn of what a later Ctrl-C cuts off
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
