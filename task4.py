@@ -219,6 +219,20 @@ def alignment(
     return orthogonal_procrustes(centred_means, centred_targets)[0]
 
 
+def alignments(
+    planes: Sequence[np.ndarray], reference: np.ndarray, labels: np.ndarray
+) -> list[np.ndarray]:
+    """Return the rotations [2, 2] that align planes, points [N, 2], each with the one
+    before and the first with the reference.
+    """
+    rotations = []
+    for points in planes:
+        rotation = alignment(points, reference, labels)
+        reference = points @ rotation
+        rotations.append(rotation)
+    return rotations
+
+
 def draw_directions(axes: Axes, rotation: np.ndarray) -> None:
     """Draw where the two components point after a rotation [2, 2], as arrows beside the
     title of an axes.
@@ -251,10 +265,10 @@ def draw_planes(
     """Draw planes, points [N, 2], from left to right, each rotated onto the one before
     and the first onto the reference.
     """
-    for axes, points, title in zip(all_axes, planes, titles, strict=True):
-        rotation = alignment(points, reference, labels)
-        reference = points @ rotation
-        plotting.class_scatter(axes, reference, labels)
+    rotations = alignments(planes, reference, labels)
+    panels = zip(all_axes, planes, rotations, titles, strict=True)
+    for axes, points, rotation, title in panels:
+        plotting.class_scatter(axes, points @ rotation, labels)
         draw_directions(axes, rotation)
         axes.set_title(title, loc="left", pad=2)
         axes.set_axis_off()
@@ -400,11 +414,12 @@ def main(options: argparse.Namespace) -> None:
 
     print("drawing the figures and the page …", flush=True)
     shown = np.random.default_rng(options.seed).permutation(len(labels))[:SHOWN_POINTS]
+    shown_planes = [points[shown] for points in planes]
     untrained_planes = []
     for vectors in extract_features(control, test_data.vectors):
         untrained_planes.append(project(vectors, do_pca(vectors))[shown])
     figure = features_figure(
-        [points[shown] for points in planes],
+        shown_planes,
         untrained_planes,
         labels[shown],
         panel_titles(names, measures),
@@ -414,12 +429,19 @@ def main(options: argparse.Namespace) -> None:
     figure = components_figure(finished, measures, names)
     plotting.save_figure(figure, options.figures, "task4_components")
 
+    rotations = alignments(shown_planes, shown_planes[0], labels[shown])
     panels = []
-    for name, points, pca in zip(names, planes, pcas, strict=True):
-        panels.append(Space(name, points, (1, 2), pca.variance_shares[:2]))
+    for position, rotation in enumerate(rotations):
+        panel = Space(
+            name=names[position],
+            vectors=spaces[position],
+            points=planes[position] @ rotation,
+            rotation=rotation,
+            accuracy=measures[position]["neighbours"],
+        )
+        panels.append(panel)
     page = options.figures / "task4_explorer.html"
-    title = f"What the hidden layers make of {len(labels):,} test images"
-    save_page(page, panels, test_images.images, labels, probabilities, title, shown)
+    save_page(page, panels, test_images.images, labels, probabilities, shown)
 
     # 4.4
     cosines = plane_cosines(do_pca(train_data.vectors), pcas[0])
