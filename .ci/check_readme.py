@@ -34,11 +34,10 @@ untrained = task4["untrained"][-1]["neighbours"]
 sentences = [
     f"twelve layers rises again and ends at {ends[12]:.2f}, that of two layers at",
     f"that of two layers at {ends[2]:.2f}: overfitting",
-    f"ten nearest neighbours recognize {task2['plane']['accuracy']:.0f} % of the test",
-    f"in twenty dimensions {near:.0f} %",
-    f"a linear classifier recognizes {linear:.0f} % there",
+    f"With twenty, ten nearest neighbours recognize {near:.0f} % of the test images",
+    f"a linear classifier {linear:.0f} %",
     f"The trained network recognizes {tested:.0f} % of the test images",
-    f"two principal components recognize {pixels:.0f} % of them as pixels",
+    f"ten nearest neighbours recognize {pixels:.0f} % of the test images as pixels",
     f"about {last:.0f} % after the fourth layer",
     f"but only {untrained:.0f} % after",
 ]
