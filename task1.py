@@ -243,7 +243,8 @@ def train(
 
 def accuracy(mlp: MLP, x: np.ndarray, y: np.ndarray) -> float:
     """Return the share in per cent of points x [N, in] that are put in class y [N]."""
-    return float((mlp.forward(x).argmax(axis=1) == y).mean() * 100)
+    correct = mlp.forward(x).argmax(axis=1) == y  # [N]
+    return float(100 * correct.sum() / len(y))
 
 
 @styled
@@ -366,6 +367,11 @@ def main(options: argparse.Namespace) -> None:
     data = moons(options.points, noise=options.noise, seed=options.seed)
     mlp = MLP(hidden_channels=options.hidden_channels, seed=options.seed)
     errors = gradients.network_errors(mlp, data.x_train[:8], data.y_train[:8])  # 1.1
+    error = max(row["error"] for row in errors)
+    print(
+        f"gradients: relative error at most {error:.1e} "
+        f"(tolerance {gradients.TOLERANCE:.0e})"
+    )
 
     def report(epoch: int, train_loss: float, test_loss: float) -> None:
         losses = f"train loss {train_loss:.5f}  test loss {test_loss:.5f}"
@@ -381,7 +387,6 @@ def main(options: argparse.Namespace) -> None:
         report,
     )
     test_accuracy = accuracy(mlp, data.x_test, data.y_test)
-    print(f"test accuracy {test_accuracy:.2f} %")
 
     layers = len(options.hidden_channels)  # 1.3
     title = f"{layers} hidden layers, {options.points:,} points, noise {options.noise}"
@@ -409,11 +414,13 @@ def main(options: argparse.Namespace) -> None:
         "test_accuracy": test_accuracy,
     }
     script.save_results(options, "task1", results)
+    finding = script.finding(test_accuracy, data.y_test)
 
     if not options.no_studies:  # 1.4
         print("training the other networks of 1.4 …", flush=True)
-        studies.save(train_variants(options.seed), options)
+        finding += "\n" + studies.save(train_variants(options.seed), options)
     print(f"written to {options.figures}: task1_*.png, task1_*.svg, task1*.json")
+    print(finding)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,9 @@ from common.data import (
     load_data,
     thin,
 )
-from common.pca import PCA, do_pca, project
+from common.pca import PCA, components_for_90, do_pca, project
 from common.plotting import (
     CLASS_COLOURS,
-    CLASSIFIER_COLOURS,
     GUIDE,
     PAGE_WIDTH,
     Axes,
@@ -152,7 +151,9 @@ def components_figure(pca: PCA) -> Figure:
     ]
     shares = pca.variance_shares[:COMPONENTS]
     titles = [f"{k}\n{100 * share:.1f} %" for k, share in enumerate(shares, 1)]
-    names = ["mean − 2σ", "component", "mean + 2σ"]
+    limit = np.abs(components).max()
+    scale = f"component\nblack: {limit:.2f}\nwhite: −{limit:.2f}"
+    names = ["mean − 2σ", scale, "mean + 2σ"]
     heading = "number\nvariance"
     return plotting.image_grid(rows, titles, names, heading, size=(PAGE_WIDTH, 1.75))
 
@@ -186,7 +187,7 @@ def draw_variance(axes: Axes, shares: np.ndarray, easy_shares: np.ndarray) -> No
     easily_held = 100 * np.cumsum(easy_shares)
     axes.plot(numbers, easily_held, color="0.55", linestyle="--")
     axes.plot(numbers, held, color="black")
-    ninety = int((held[:-1] < 90).sum()) + 1
+    ninety = components_for_90(shares)
     texts = {
         SPANNED: f"first {SPANNED}: {held[SPANNED - 1]:.0f} %",
         MARKED_COMPONENTS: f"{MARKED_COMPONENTS}: {held[MARKED_COMPONENTS - 1]:.0f} %",
@@ -194,7 +195,7 @@ def draw_variance(axes: Axes, shares: np.ndarray, easy_shares: np.ndarray) -> No
     }
     for number, text in texts.items():
         axes.plot(number, held[number - 1], "o", color="black")
-        label_point(axes, number, held[number - 1], text, "black")
+        label_point(axes, number, held[number - 1], text)
     text = f"images {CLOSER} times\nas close to their\nclass mean:\n"
     text += f"first {SPANNED}: {easily_held[SPANNED - 1]:.0f} %"
     axes.annotate(
@@ -206,25 +207,18 @@ def draw_variance(axes: Axes, shares: np.ndarray, easy_shares: np.ndarray) -> No
 def draw_accuracies(axes: Axes, accuracies: Mapping[str, Sequence[float]]) -> None:
     """Draw the accuracies of `classifier_accuracies` by the number of components."""
     greatest = np.maximum(accuracies["neighbours"], accuracies["linear"])
-    titles = {
-        "linear": "linear classifier",
-        "neighbours": f"{NEIGHBOURS} nearest neighbours",
-    }
-    for row, (name, title) in enumerate(titles.items()):
-        colour = CLASSIFIER_COLOURS[name]
+    for name, filling in (("neighbours", "black"), ("linear", "white")):
         values = accuracies[name]
-        axes.plot(KEPT_COMPONENTS, values, "o-", color=colour)
+        axes.plot(KEPT_COMPONENTS, values, "o-k", markerfacecolor=filling)
         for number, value, most in zip(KEPT_COMPONENTS, values, greatest, strict=True):
             above = value == most
-            label_point(axes, number, value, f"{value:.0f}", colour, above)
-        place = (0.98, 0.08 + 0.12 * row)
-        axes.annotate(title, place, xycoords="axes fraction", ha="right", color=colour)
+            label_point(axes, number, value, f"{value:.0f}", above)
+    titles = f"● {NEIGHBOURS} nearest neighbours\n○ linear classifier"
+    axes.annotate(titles, (0.35, 0.08), xycoords="axes fraction", linespacing=1.6)
     axes.set_ylabel("test accuracy (%)")
 
 
-def label_point(
-    axes: Axes, x: float, y: float, text: str, colour: str, above: bool = False
-) -> None:
+def label_point(axes: Axes, x: float, y: float, text: str, above: bool = False) -> None:
     """Write a small text above a point, or else at its lower right."""
     axes.annotate(
         text,
@@ -233,7 +227,6 @@ def label_point(
         textcoords="offset points",
         ha="center" if above else "left",
         va="baseline" if above else "top",
-        color=colour,
         fontsize=7,
     )
 
@@ -260,7 +253,9 @@ def projection_figure(
         members = points[labels == number]
         colour = CLASS_COLOURS[number]
         axes.scatter(*points.T, s=0.5, color="0.9", linewidths=0, rasterized=True)
-        axes.scatter(*members.T, s=0.8, color=colour, linewidths=0, rasterized=True)
+        # Black rims make the pale classes stand out, too
+        axes.scatter(*members.T, s=2, color="black", linewidths=0, rasterized=True)
+        axes.scatter(*members.T, s=1, color=colour, linewidths=0, rasterized=True)
         title = str(number)
         if recall[number] is not None:
             title += f" · recall {recall[number]:.0f} %"
@@ -321,8 +316,6 @@ def main(options: argparse.Namespace) -> None:
     means = class_means(train.vectors, train.labels)
     easy = easy_pca(means, train.labels, pca)
     plotting.save_figure(components_figure(pca), options.figures, "task2_components")
-    held = 100 * pca.variance_shares[:2].sum()
-    print(f"two components hold {held:.2f} % of the variance", flush=True)
 
     points = project(train.vectors, pca)  # 2.4
     test_points = project(test.vectors, pca)
@@ -364,6 +357,10 @@ def main(options: argparse.Namespace) -> None:
     }
     script.save_results(options, "task2", results)
     print(f"written to {options.figures}: task2_*.png, task2_*.svg, task2.json")
+    held = 100 * pca.variance_shares[:2].sum()
+    needed = components_for_90(pca.variance_shares)
+    text = f"two components hold {held:.2f} % of the variance"
+    print(f"{text}; it takes {needed} to hold 90 %")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from common.data import (
     thin,
 )
 from common.explorer import Space, save_page
-from common.pca import PCA, do_pca, project
+from common.pca import PCA, components_for_90, do_pca, project
 from common.plotting import PAGE_WIDTH, Axes, Figure, plt, styled
 from common.script import CHECKPOINT, FEATURES, Failure, check_shape
 from common.separation import (
@@ -120,10 +120,9 @@ def measure_separation(
     train_plane = Vectors(project(train.vectors, pca), train.labels)
     test_plane = Vectors(project(test.vectors, pca), test.labels)
     plane = neighbour_separation(train_plane, test_plane)
-    explained = np.cumsum(pca.variance_shares)  # [D]
     return {
-        "variance": float(100 * explained[1]),
-        "components_for_90": int(np.searchsorted(explained, 0.9)) + 1,
+        "variance": float(100 * pca.variance_shares[:2].sum()),
+        "components_for_90": components_for_90(pca.variance_shares),
         "between": 100 * between_classes(test),
         "neighbours": plane["accuracy"],
         "recall": plane["recall"],
@@ -328,14 +327,7 @@ def components_figure(
     in the first and the last plane (4.3).
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.1))
-    shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 0.95, len(finished)))
-    for name, values, shade in zip(names, finished, shades, strict=True):
-        left.plot(KEPT_COMPONENTS, values, "o-", color=shade, label=name)
-    left.set(xscale="log", xlabel="number of components kept")
-    left.set(ylim=(0, 104), ylabel="network's accuracy (%)")
-    left.set_xticks(KEPT_COMPONENTS, KEPT_COMPONENTS)
-    left.minorticks_off()
-    left.legend(frameon=False, fontsize=7, loc="lower right")
+    draw_finished(left, finished, names)
 
     before = lesser_shares(measures[0])
     after = lesser_shares(measures[-1])
@@ -358,13 +350,43 @@ def components_figure(
     return figure
 
 
+def draw_finished(
+    axes: Axes, finished: Sequence[Sequence[float]], names: Sequence[str]
+) -> None:
+    """Draw the network's accuracies from k components, a line for each space."""
+    last = len(finished) - 1
+    # All lines may end at the same place: their names stand below each other
+    for position, values in enumerate(finished):
+        # The deeper, the darker
+        shade = str(0.7 * (last - position) / last)
+        axes.plot(KEPT_COMPONENTS, values, "o-", color=shade)
+        axes.annotate(
+            names[position],
+            (KEPT_COMPONENTS[-1], values[-1]),
+            (1.06, 97 - 11 * (last - position)),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": shade,
+                "patchA": None,
+                "relpos": (-0.05, 0.5),
+            },
+        )
+    axes.set(xscale="log", ylim=(0, 104), xlabel="number of components kept")
+    axes.set_ylabel("network's accuracy (%)")
+    axes.set_xticks(KEPT_COMPONENTS, KEPT_COMPONENTS)
+    axes.minorticks_off()
+
+
 def print_measures(names: Sequence[str], measures: Sequence[Mapping[str, Any]]) -> None:
     """Print what was measured in each space, a line each."""
-    print("             variance (%)          test accuracy (%)")
-    print("             between  in plane     neighbours  linear")
+    print("                variance         variance    test accuracy    test accuracy")
+    print("                 between           in the    of neighbours      of a linear")
+    print("             classes (%)        plane (%)     in plane (%)   classifier (%)")
     for name, measure in zip(names, measures, strict=True):
-        variance = f"{measure['between']:8.2f}{measure['variance']:10.2f}"
-        accuracy = f"{measure['neighbours']:15.2f}{measure['linear']:8.2f}"
+        variance = f"{measure['between']:12.2f}{measure['variance']:17.2f}"
+        accuracy = f"{measure['neighbours']:17.2f}{measure['linear']:17.2f}"
         print(f"{name:12}{variance}{accuracy}")
 
 
@@ -475,6 +497,10 @@ def main(options: argparse.Namespace) -> None:
     script.save_results(options, "task4", results)
     print(f"to explore in a browser: {page}")
     print(f"written to {options.figures}: task4_*.png, task4_*.svg, task4.json")
+    print(
+        f"neighbours in the plane recognize {measures[0]['neighbours']:.2f} % from "
+        f"{names[0]}, {measures[-1]['neighbours']:.2f} % from {names[-1]}"
+    )
     if options.show:
         webbrowser.open(page.resolve().as_uri())
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 STEPS = [1e-5 / 2**k for k in range(8)]
+TOLERANCE = 1e-9  # of the errors of `network_errors`
 MOST_ENTRIES = 1000  # of one array; of a larger one every second, third, … is checked
 
 

@@ -55,6 +55,13 @@ def project(vectors: np.ndarray, pca: PCA, n: int = 2) -> np.ndarray:
     return (vectors - mean) @ components
 
 
+def components_for_90(shares: np.ndarray) -> int:
+    """Return how many of the first components, by their shares of the variance [D], it
+    takes to hold 90 per cent of it.
+    """
+    return int((np.cumsum(shares)[:-1] < 0.9).sum()) + 1
+
+
 def as_matrix(vectors: np.ndarray, least: int = 1) -> np.ndarray:
     """Return vectors [N, D] as floats: float32 stays, all others become float64.
 

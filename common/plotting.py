@@ -23,9 +23,9 @@ CLASS_COLOURS = [
     mpl.colors.to_hex(mpl.color_sequences["petroff10"][k])
     for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)
 ]
+# Each colour has one meaning in all figures; all but these are black, grey or dashed
 SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
-CLASSIFIER_COLOURS = {"linear": "#b35900", "neighbours": "#0072b2"}
-MOON_COLOURS = ("#f0a830", "#5b2a86")  # they differ in lightness, too
+MOON_COLOURS = ("#a6d96a", "#8e0152")  # no digit's; they differ in lightness, too
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 # Keeps text and lines legible over points
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
@@ -65,21 +65,18 @@ def image_grid(
     """Draw rows of images [K, H, W], titles above the first, at the left the rows'
     names and a heading of the titles.
 
-    Unsigned bytes are drawn as ink, dark on white; other values on a diverging scale
-    that is centred on zero and shared within their row.
+    Unsigned bytes are drawn as ink, dark on white; of other values the greatest is
+    black, its negative white and zero grey, on a scale that is shared within their row.
     """
     figure, all_axes = plt.subplots(
         len(rows), max(1, len(titles)), figsize=size, squeeze=False
     )
     for axes_row, images in zip(all_axes, rows, strict=True):
-        limit = np.abs(images).max(initial=0)
-        colours, low, high = (
-            ("gray_r", 0, 255)
-            if images.dtype == np.uint8
-            else ("RdBu_r", -limit, limit)
-        )
+        is_ink = images.dtype == np.uint8
+        high = 255 if is_ink else np.abs(images).max(initial=0)
+        low = 0 if is_ink else -high
         for axes, image in zip(axes_row, images, strict=False):
-            axes.imshow(image, colours, vmin=low, vmax=high)
+            axes.imshow(image, "gray_r", vmin=low, vmax=high)
     for axes in all_axes.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

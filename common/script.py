@@ -58,7 +58,7 @@ def script_parser(
         "--figures",
         type=user_path,
         default=FIGURES,
-        help=f"folder for figures and results {DEFAULT}",
+        help="folder for figures and results (default: figures, beside the scripts)",
     )
     parser.set_defaults(show=False)
     if show:
@@ -83,7 +83,7 @@ def script_parser(
             "--checkpoint",
             type=user_path,
             default=CHECKPOINT,
-            help=f"the network {DEFAULT}",
+            help="the network (default: artifacts/mlp.pt, beside the scripts)",
         )
     return parser
 
@@ -113,6 +113,7 @@ def add_training_flags(
         "--lr",
         type=positive_float,
         default=learning_rate,
+        metavar="RATE",
         help=f"step size of the optimizer {DEFAULT}",
     )
 
@@ -187,6 +188,15 @@ def run(main: Callable[..., None], options: argparse.Namespace) -> None:
         message = "interrupted"
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def finding(accuracy: float, labels: np.ndarray) -> str:
+    """Return in words the test accuracy of a training in per cent, and whether guessing
+    the most common of the labels [N] would do as well.
+    """
+    guessed = 100 * np.bincount(labels).max() / len(labels)
+    verdict = "" if accuracy > guessed else ", no better than guessing"
+    return f"test accuracy {accuracy:.2f} %{verdict}"
 
 
 def worker_count() -> int:

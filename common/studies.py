@@ -146,8 +146,10 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     return row
 
 
-def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
-    """Print and save the summary of all runs, and their figure."""
+def save(runs: Sequence[Run], options: argparse.Namespace) -> str:
+    """Print and save the summary of all runs, and their figure; return in words where
+    the losses of two depths end with few points.
+    """
     floor = bayes_loss(SCARCE[0].noise)
     settings = {
         "width": WIDTH,
@@ -165,6 +167,13 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
         print_row(row)
     plotting.save_figure(depth_figure(runs, floor), options.figures, "task1_depth")
     save_results(options, "task1_studies", results)
+    shallow = median_ends(results["scarce"][1])
+    deep = median_ends(results["scarce"][-1])
+    return (
+        f"{SCARCE[0].points} points, {DEPTHS[1]} to {DEPTHS[-1]} layers: "
+        f"train loss {shallow[0]:.2f} to {deep[0]:.2f}, "
+        f"test loss {shallow[1]:.2f} to {deep[1]:.2f}"
+    )
 
 
 def of_variant(runs: Sequence[Run], variant: Variant) -> list[Run]:
@@ -176,11 +185,17 @@ def print_row(row: dict[str, Any]) -> None:
     """Print a variant and where its losses end, the medians of its runs."""
     settings = f"{row['hidden_layers']:2} hidden layers, {row['points']} points"
     settings += f", noise {row['noise']}, rate {row['learning_rate']}"
+    ends = median_ends(row)
+    print(f"{settings:54} train loss {ends[0]:.4f}  test loss {ends[1]:.4f}")
+
+
+def median_ends(row: dict[str, Any]) -> list[float]:
+    """Return the medians over a variant's runs of where train and test loss end."""
     ends = []
     for split in ("train_end", "test_end"):
         values = [math.inf if loss is None else loss for loss in row[split]]
         ends.append(np.median(values))
-    print(f"{settings:54} train loss {ends[0]:.4f}  test loss {ends[1]:.4f}")
+    return ends
 
 
 @styled

@@ -131,6 +131,16 @@ def test_the_automatic_device_is_cuda_where_it_works(monkeypatch):
         choose_device("cuda")
 
 
+SCRIPTS = ["task1.py", "task2.py", "task3.py", "task4.py", "common/submission.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_help_fits_a_terminal_of_80_columns(script, run_here, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_here(script, "--help") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 WRONG_USE = [
     "task1.py --epochs 0",
     "task1.py --batch_size x",
@@ -191,6 +201,7 @@ def test_a_script_writes_the_files_that_are_committed(
     shutil.rmtree(checkout / "artifacts", ignore_errors=True)
     finished = run_script(checkout / f"{task}.py", "--figures=.", cwd=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, "")
+    assert "%" in "".join(finished.stdout.splitlines()[-3:])  # the finding
     expected = {path.name for path in FIGURES.glob(f"{task}*")}
     page = {"task4_explorer.html"}  # not committed
     assert set(os.listdir(tmp_path)) - page == expected - page

@@ -167,6 +167,14 @@ def test_the_results_are_those_of_the_run(tmp_path, monkeypatch, capsys):
     assert f"{history['test_loss'][1]:.5f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("rate", [0.5, 50])
+def test_the_end_says_if_the_network_is_no_better_than_guessing(
+    rate, run_here, tmp_path, capsys
+):
+    run_here("task1.py", "--no-studies", f"--lr={rate}", f"--figures={tmp_path}")
+    assert ("no better" in capsys.readouterr().out) == (rate == 50)
+
+
 def test_without_the_shift_large_logits_overflow():
     assert task1.difference_without_shift(np.array([[800.0, 0.0]])) == 1e300
 
