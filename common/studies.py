@@ -161,6 +161,7 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> str:
         "bayes_train": [best_train_loss(run) for run in of_variant(runs, SCARCE[0])],
     }
     results: dict[str, Any] = {"settings": settings}
+    print("hidden layers  points  noise  rate  train loss  test loss")
     for variant in VARIANTS:
         row = summarize(of_variant(runs, variant))
         results.setdefault(variant.study, []).append(row)
@@ -170,9 +171,9 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> str:
     shallow = median_ends(results["scarce"][1])
     deep = median_ends(results["scarce"][-1])
     return (
-        f"{SCARCE[0].points} points, {DEPTHS[1]} to {DEPTHS[-1]} layers: "
+        f"{DEPTHS[1]} to {DEPTHS[-1]} hidden layers: "
         f"train loss {shallow[0]:.2f} to {deep[0]:.2f}, "
-        f"test loss {shallow[1]:.2f} to {deep[1]:.2f}"
+        f"test loss {shallow[1]:.2f} to {deep[1]:.2f} ({SCARCE[0].points} points)"
     )
 
 
@@ -183,10 +184,10 @@ def of_variant(runs: Sequence[Run], variant: Variant) -> list[Run]:
 
 def print_row(row: dict[str, Any]) -> None:
     """Print a variant and where its losses end, the medians of its runs."""
-    settings = f"{row['hidden_layers']:2} hidden layers, {row['points']} points"
-    settings += f", noise {row['noise']}, rate {row['learning_rate']}"
+    settings = f"{row['hidden_layers']:13}{row['points']:8}"
+    settings += f"{row['noise']:7}{row['learning_rate']:6}"
     ends = median_ends(row)
-    print(f"{settings:54} train loss {ends[0]:.4f}  test loss {ends[1]:.4f}")
+    print(f"{settings}{ends[0]:12.4f}{ends[1]:11.4f}")
 
 
 def median_ends(row: dict[str, Any]) -> list[float]:
