@@ -1,5 +1,5 @@
 """The two moons, and MNIST as arrays and as vectors, read from the IDX files into
-NumPy.
+NumPy; pictures of digits as vectors alike.
 """
 
 import gzip
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageFilter, ImageOps
 
 from common.script import ROOT, Failure
 
@@ -123,6 +124,41 @@ def convert_mnist_to_vectors(data: Images) -> Vectors:
         )
     vectors = images.reshape(-1, 784) / np.float32(127.5) - 1  # float32
     return Vectors(vectors, labels)
+
+
+def read_digit(path: str | Path) -> np.ndarray:
+    """Return the digit of a picture as MNIST would show it, a vector float32 [1, 784]
+    in [-1, 1].
+
+    Ink is what differs from the paper, whose colour is that of the picture's four
+    edges and changes evenly from edge to edge. Raises `Failure`, a ValueError, when
+    there is no ink, and OSError for other files than pictures.
+    """
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("RGBA")
+    # In "RGBa" colours are multiplied by opacity: what is transparent has none
+    picture = ImageOps.contain(picture.convert("RGBa"), (400, 400))
+    pixels = np.asarray(picture, np.float32)  # [rows, columns, 4]
+    top = np.median(pixels[0], axis=0)
+    bottom = np.median(pixels[-1], axis=0)
+    left = np.median(pixels[:, 0], axis=0)
+    right = np.median(pixels[:, -1], axis=0)
+    down = np.linspace(top, bottom, picture.height)  # [rows, 4]
+    across = np.linspace(left, right, picture.width)  # [columns, 4]
+    paper = down[:, None] + across - across.mean(axis=0)
+    ink = np.abs(pixels - paper).max(axis=2)
+    if ink.max() < 25:
+        raise Failure(f"{path} has no ink: draw a digit that differs from its paper")
+    ink[ink < 0.4 * ink.max()] = 0  # noise and shadows
+    # MNIST's digits are 20 pixels long, their centre of mass is the middle of 28 × 28
+    points = np.argwhere(ink)[:, ::-1]  # x and y
+    centre = points.mean(axis=0)
+    half = 0.75 * np.ptp(points, axis=0).max() + 1  # the blur makes 19 pixels 20
+    box = tuple(np.append(centre - half, centre + half))
+    digit = Image.fromarray(ink).crop(box).resize((28, 28)).convert("L")
+    # The blur makes a thin pen as broad as MNIST's, the factor makes it as dark
+    strokes = np.asarray(digit.filter(ImageFilter.GaussianBlur(0.75)), np.float32)
+    return np.minimum(4 * strokes / strokes.max() - 1, 1).reshape(1, 784)
 
 
 def thin(data: Vectors, count: int) -> Vectors:

@@ -6,8 +6,6 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
 import task3
@@ -51,21 +49,6 @@ def test_a_checkpoint_made_on_cuda_is_read_without_it(stored, tmp_path):
             theirs.writestr(name, ours.read(name).replace(cpu, cuda))
     assert cuda in copy.read_bytes()
     assert_same(task3.load_checkpoint(copy), model)
-
-
-def test_the_readme_recognizes_a_digit_with_the_stored_network(
-    stored, tmp_path, monkeypatch, capsys
-):
-    parts = (ROOT / "README.md").read_text(encoding="utf-8").split("\n\n")
-    code = [part for part in parts if part.startswith("    ")]
-    (snippet,) = [part for part in code if "load_checkpoint" in part]
-    picture = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
-    Image.fromarray(picture).save(tmp_path / "digit.png")
-    monkeypatch.chdir(tmp_path)
-    exec(f"if True:\n{snippet}", {})
-    vectors = 1 - picture.reshape(1, 784) / 127.5
-    expected = task3.predict_probabilities(stored[0], vectors).argmax(axis=1)
-    assert capsys.readouterr().out == f"{expected}\n"
 
 
 class Code:
