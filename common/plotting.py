@@ -29,6 +29,8 @@ MOON_COLOURS = ("#a6d96a", "#8e0152")  # no digit's; they differ in lightness, t
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 # Keeps text and lines legible over points
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
+if "inline" in (mpl.get_backend(auto_select=False) or ""):  # in a notebook
+    plt.switch_backend(mpl.get_backend())  # makes it interactive, which `styled` undoes
 # A decorator: the user's own plots stay as they are
 styled = mpl.rc_context(fname=Path(__file__).with_suffix(".mplstyle"))
 

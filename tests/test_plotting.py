@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import ROOT, run_script
 from matplotlib.colors import to_rgba_array
 from scipy.spatial.distance import pdist
 
@@ -28,6 +29,26 @@ def test_a_figure_is_saved_as_png_and_svg_of_repeating_bytes(tmp_path):
         assert b"dc:date" not in content
     assert plt.get_fignums() == []
     assert dict(mpl.rcParams) == {**mpl.rc_params(), "backend": mpl.rcParams["backend"]}
+
+
+INLINE = """import matplotlib
+from matplotlib.backends.backend_agg import *
+matplotlib.interactive(True)
+"""
+CELL = """import sys
+sys.modules["IPython"] = None
+from common.plotting import plt, styled
+styled(plt.figure)()
+sys.exit(not plt.isinteractive())
+"""
+
+
+def test_the_backend_of_a_notebook_stays_interactive(tmp_path):
+    cell = tmp_path / "cell.py"
+    cell.write_text(CELL)
+    cell.with_name("inline.py").write_text(INLINE)
+    paths = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "module://inline"}
+    assert run_script(cell, **paths).returncode == 0
 
 
 def test_bytes_are_ink_and_other_values_are_centred_on_zero_within_their_row():
