@@ -21,7 +21,13 @@ from tqdm import tqdm
 
 from common import plotting, script
 from common.cuda import recorded
-from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
+from common.data import (
+    Vectors,
+    check_labels,
+    convert_mnist_to_vectors,
+    digest,
+    load_data,
+)
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
 from common.script import Failure, check_shape
 from common.separation import confused_pairs, recall
@@ -44,7 +50,7 @@ class MultilayerPerceptron(nn.Module):
         for _ in range(3):
             layers += [nn.Linear(size_hidden, size_hidden), nn.ReLU()]
         layers.append(nn.Linear(size_hidden, size_out))  # the fifth
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).float()  # whatever PyTorch's default is
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Map MNIST vectors [N, 784] to logits [N, size_out]."""
@@ -142,8 +148,7 @@ def tensors(data: Vectors, device: torch.device) -> tuple[torch.Tensor, torch.Te
     vectors = np.asarray(data[0])
     labels = np.asarray(data[1])
     check_shape(vectors, "N", 784)
-    if labels.shape != (len(vectors),) or not np.isin(labels, range(10)).all():
-        raise ValueError("expected a label from 0 to 9 for each vector")
+    check_labels(Vectors(vectors, labels))
     vectors = torch.as_tensor(vectors, dtype=torch.float32)
     labels = torch.as_tensor(labels, dtype=torch.int64)
     return vectors.to(device), labels.to(device)
@@ -267,6 +272,7 @@ def read_checkpoint(path: str | Path) -> tuple[MultilayerPerceptron, dict[str, A
         if stored_layers != layers:
             reason = f"was trained with {stored_layers}, this file defines {layers}"
         advice = f"python task3.py --checkpoint {path} trains another"
+        advice += " (in a notebook, restart the kernel to import what has changed)"
         raise Failure(f"{path} {reason}; {advice}") from error
     return model.eval(), settings
 

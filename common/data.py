@@ -161,6 +161,13 @@ def read_digit(path: str | Path) -> np.ndarray:
     return np.minimum(4 * strokes / strokes.max() - 1, 1).reshape(1, 784)
 
 
+def check_labels(data: Vectors) -> None:
+    """Raise ValueError unless each vector has a label, an integer from 0 to 9."""
+    fits = data.labels.shape == (len(data.vectors),)
+    if not fits or not np.isin(data.labels, range(10)).all():
+        raise ValueError("expected a label from 0 to 9 for each vector")
+
+
 def thin(data: Vectors, count: int) -> Vectors:
     """Return every k-th vector with its label, `count` at most, so that they come from
     all parts of the split.

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from common.data import Vectors
+from common.data import Vectors, check_labels
 
 NEIGHBOURS = 10
 
@@ -25,7 +25,7 @@ def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:
     Most confused first; `images` counts the errors in both directions.
     """
     pairs = []
-    for first, second in combinations(range(10), 2):
+    for first, second in combinations(range(len(matrix)), 2):
         images = int(matrix[first, second] + matrix[second, first])
         pairs.append({"classes": [first, second], "images": images})
     return sorted(pairs, key=lambda pair: -pair["images"])[:6]
@@ -58,8 +58,10 @@ def neighbour_separation(train: Vectors, test: Vectors) -> dict[str, Any]:
     vectors [N, D].
 
     `accuracy` is in per cent; `recall`, `precision` and the most confused `pairs` are
-    those of the confusion matrix.
+    those of the confusion matrix. Raises ValueError for labels other than 0 to 9.
     """
+    check_labels(train)
+    check_labels(test)
     # A tree is faster in few dimensions, comparing all pairs in many; both are exact.
     algorithm = "kd_tree" if train.vectors.shape[1] <= 5 else "brute"
     count = min(NEIGHBOURS, len(train.labels))

@@ -108,8 +108,9 @@ def test_vectors_are_the_rows_of_an_image_mapped_linearly_to_minus_one_and_one()
 
 @pytest.mark.parametrize("images", [IMAGES[:2], IMAGES / 255, IMAGES.reshape(3, 784)])
 def test_other_data_make_no_vectors(images):
-    with pytest.raises(ValueError, match="expected images"):
-        data.convert_mnist_to_vectors((images, LABELS))
+    for other in (images, (images, LABELS)):
+        with pytest.raises(ValueError, match="expected images"):
+            data.convert_mnist_to_vectors(other)
 
 
 def test_a_digest_changes_with_an_image_and_a_label():

@@ -56,6 +56,14 @@ def test_up_to_ten_known_neighbours_vote_as_by_all_distances(known, dimensions):
     }
 
 
+def test_other_classes_than_the_ten_digits_are_refused():
+    digits = Vectors(np.eye(10), np.arange(10))
+    others = Vectors(np.eye(10), digits.labels + 1)
+    for pair in [(digits, others), (others, digits)]:
+        with pytest.raises(ValueError, match="label"):
+            neighbour_separation(*pair)
+
+
 def test_the_linear_classifier_standardizes_by_the_vectors_from_which_it_learns():
     rng = np.random.default_rng(1)
     labels = np.arange(900) % 9
