@@ -347,13 +347,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--points",
         type=script.positive_int,
-        default=POINTS,
+        default=str(POINTS),
         help=f"train points {script.DEFAULT}",
     )
     parser.add_argument(
         "--noise",
         type=script.positive_float,
-        default=NOISE,
+        default=str(NOISE),
         help=f"noise of the points, for moons of radius one {script.DEFAULT}",
     )
     parser.add_argument(

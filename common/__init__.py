@@ -16,8 +16,8 @@ import os
 import sys
 
 # A notebook or IDE hands its own backend down to the scripts that it starts, where
-# matplotlib may even fail to import.
-NOTEBOOK_BACKENDS = ("module:", "inline", "widget")
-backend = os.environ.get("MPLBACKEND", "")
-if "IPython" not in sys.modules and backend.startswith(NOTEBOOK_BACKENDS):
+# matplotlib may even fail to import, as it does by the old names of Qt.
+UNUSABLE = ("module:", "inline", "widget", "qt4")
+backend = os.environ.get("MPLBACKEND", "").lower()
+if "IPython" not in sys.modules and backend.startswith(UNUSABLE):
     del os.environ["MPLBACKEND"]

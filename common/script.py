@@ -3,6 +3,7 @@ line, argument checks.
 """
 
 import argparse
+import io
 import json
 import math
 import os
@@ -81,7 +82,7 @@ def script_parser(
         )
         parser.add_argument(
             "--checkpoint",
-            type=user_path,
+            type=file_path,
             default=CHECKPOINT,
             help="the network (default: artifacts/mlp.pt, beside the scripts)",
         )
@@ -97,14 +98,14 @@ def add_training_flags(
     parser.add_argument(
         "--epochs",
         type=positive_int,
-        default=epochs,
+        default=str(epochs),  # as text, so that its type is checked
         help=f"passes over the train split {DEFAULT}",
     )
     parser.add_argument(
         "--batch-size",
         "--batch_size",
         type=positive_int,
-        default=batch_size,
+        default=str(batch_size),
         help=f"examples per step {DEFAULT}",
     )
     parser.add_argument(
@@ -112,7 +113,7 @@ def add_training_flags(
         "--learning_rate",
         "--lr",
         type=positive_float,
-        default=learning_rate,
+        default=str(learning_rate),
         metavar="RATE",
         help=f"step size of the optimizer {DEFAULT}",
     )
@@ -149,8 +150,17 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def file_path(text: str) -> Path:
+    """Read the path of a file, old or new: no folder, no device."""
+    path = user_path(text)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError
+    return path
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line and prepare the output."""
+    sys.stderr = sys.stderr or io.StringIO()  # without a console there is none
     with suppress(AttributeError):  # of streams in IDLE and notebooks
         sys.stdout.reconfigure(errors="replace")  # characters the console cannot show
     if sys.argv[0].endswith("kernel_launcher.py"):  # the flags are those of the kernel

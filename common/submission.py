@@ -24,6 +24,8 @@ import typst
 from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 
+# For the run button of an IDE, to which common/ is the folder of the script
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common.script import (
     CHECKPOINT,
     DEVICES,

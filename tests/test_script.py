@@ -17,6 +17,7 @@ from common.script import (
     FIGURES,
     UNFINISHED,
     Failure,
+    add_training_flags,
     check_shape,
     choose_device,
     make_writable,
@@ -101,21 +102,35 @@ def test_an_error_of_the_program_keeps_its_traceback(tmp_path):
         run_and_raise(ValueError("a bug"), tmp_path)
 
 
-def test_a_console_of_ascii_and_the_backend_of_a_notebook_do_for_the_help():
-    backend = "module://matplotlib_inline.backend_inline"
+@pytest.mark.parametrize(
+    ("script", "backend"),
+    [("task1.py", "Qt4Agg"), ("common/submission.py", "module://notebook")],
+)
+def test_a_script_starts_on_an_ascii_console_without_the_backend_of_the_environment(
+    script, backend
+):
     environment = {"PYTHONIOENCODING": "ascii", "MPLBACKEND": backend}
-    assert run_script("task1.py", "--help", **environment).returncode == 0
+    assert run_script(script, "--help", **environment).returncode == 0
 
 
 def test_in_a_cell_of_a_notebook_the_arguments_of_the_kernel_are_no_flags(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/x/ipykernel_launcher.py", "-f", "kernel.json"])
     monkeypatch.setattr(sys, "stdout", None)  # or another object without its methods
+    monkeypatch.setattr(sys, "stderr", None)
     assert parse(script_parser("A script")).figures == FIGURES
+    assert sys.stderr  # tqdm needs one
 
 
 def test_a_tilde_is_the_home_folder():
     options = script_parser("A script").parse_args(["--figures=~/x"])
     assert options.figures == Path.home() / "x"
+
+
+def test_an_edited_setting_is_checked_like_a_flag():
+    parser = script_parser("A script")
+    add_training_flags(parser, 1e2, 16, 0.1)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([])
 
 
 def test_the_automatic_device_is_cuda_where_it_works(monkeypatch):
@@ -151,6 +166,7 @@ WRONG_USE = [
     "task2.py --data-dir",
     "task2.py stray",
     "task3.py --device abacus",
+    "task3.py --checkpoint .",
     "task4.py --lr 1",
 ]
 
@@ -171,7 +187,6 @@ FAILURES = [
     ("task2.py --figures figures --data-dir none", "none"),
     ("task3.py --figures figures --lr 1e30 --checkpoint mlp.pt", "--learning-rate"),
     ("task3.py --figures figures --checkpoint file/mlp.pt", "file"),
-    ("task4.py --figures figures --checkpoint figures", "figures"),
     ("task4.py --figures figures --checkpoint file", "file"),
     ("task4.py --figures figures --checkpoint mlp.pt", "mlp.pt"),
 ]
