@@ -27,6 +27,7 @@ from common.data import (
     convert_mnist_to_vectors,
     digest,
     load_data,
+    thin,
 )
 from common.plotting import GUIDE, PAGE_WIDTH, SPLIT_COLOURS, Axes, Figure, plt, styled
 from common.script import Failure, check_shape
@@ -86,17 +87,17 @@ def train(
     split after every epoch (3.3).
 
     Returns, per epoch, `test_loss` and `test_accuracy` (per cent), `train_loss` and
-    `train_accuracy` on as many train images as there are test images, and the `seconds`
-    of training and validation; `report(epoch, history, optimizer)` is called after
-    every epoch. Raises `Failure` when a loss is not finite, ValueError for data other
-    than vectors [N, 784] and labels [N].
+    `train_accuracy` on as many train images, drawn at random, as there are test images,
+    and the `seconds` of training and validation; `report(epoch, history, optimizer)` is
+    called after every epoch. Raises `Failure` when a loss is not finite, ValueError for
+    data other than vectors [N, 784] and labels [N].
     """
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test_vectors, test_labels = tensors(test_data, device)
-    count = len(test_labels)  # train values are measured on as many images
+    measured = thin(train_data, len(test_labels))  # for the train values
     splits = {
-        "train": (vectors[:count], labels[:count]),
+        "train": tensors(measured, device),
         "test": (test_vectors, test_labels),
     }
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -200,7 +201,7 @@ def train_and_save(
     network["data"] = train_digest
     epochs = settings["epochs"]
     count = min(len(train_data.labels), len(test_data.labels))
-    print(f"training on {device}; train values are those of the first {count:,} images")
+    print(f"training on {device}; train values are those of {count:,} images")
     print(
         " epoch  train loss  train accuracy  test loss  test accuracy  seconds",
         flush=True,

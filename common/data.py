@@ -4,7 +4,6 @@ NumPy; pictures of digits as vectors alike.
 
 import gzip
 import hashlib
-import math
 import os
 import zlib
 from contextlib import suppress
@@ -169,11 +168,11 @@ def check_labels(data: Vectors) -> None:
 
 
 def thin(data: Vectors, count: int) -> Vectors:
-    """Return every k-th vector with its label, `count` at most, so that they come from
-    all parts of the split.
+    """Return so many vectors at most with their labels, drawn at random and always the
+    same, so that the order of the split does not matter.
     """
-    k = math.ceil(len(data.labels) / count)
-    return Vectors(data.vectors[::k], data.labels[::k])
+    chosen = np.random.default_rng(0).permutation(len(data.labels))[:count]
+    return Vectors(data.vectors[chosen], data.labels[chosen])
 
 
 def digest(data: Images) -> str:

@@ -119,9 +119,13 @@ def test_a_digest_changes_with_an_image_and_a_label():
     assert digest != data.digest(data.Images(IMAGES, -LABELS))
 
 
-def test_every_kth_vector_keeps_its_label():
-    vectors, labels = data.thin(data.Vectors(np.arange(10), np.arange(10)), 4)
-    assert list(vectors) == list(labels) == [0, 3, 6, 9]
+def test_fewer_vectors_keep_their_labels_and_come_from_everywhere():
+    numbers = np.arange(1000)
+    vectors, labels = data.thin(data.Vectors(numbers, numbers), 400)
+    assert list(vectors) == list(labels)
+    assert len(set(labels)) == 400
+    for place in (labels // 100, labels % 10):  # sorted classes, or in turn
+        assert np.bincount(place, minlength=10).min() > 20
 
 
 def test_statistics_need_two_classes_and_of_each_ten_images_and_one_per_cent():

@@ -13,7 +13,7 @@ from sklearn import metrics
 from torch import nn
 
 import task3
-from common.data import Vectors, convert_mnist_to_vectors, digest, load_data
+from common.data import convert_mnist_to_vectors, digest, load_data, thin
 from common.script import Failure
 
 # The last of 18 batches is smaller than the others
@@ -57,7 +57,7 @@ def plain_training(model, train, test):
     labels = torch.tensor(train.labels)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=SETTINGS["learning_rate"])
-    some = Vectors(train.vectors[:300], train.labels[:300])  # as many as in the test
+    some = thin(train, 300)  # as many as in the test
     history = []
     for _ in range(SETTINGS["epochs"]):
         order = torch.randperm(len(labels), generator=generator)

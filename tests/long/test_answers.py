@@ -88,7 +88,7 @@ FALSE = {  # an edit for each claim, so small that the claim has only just becom
     "2.4 4, 7": {"task2.plane.pairs.3.images": 1000},
     "2.4 in more": {"task2.classifiers.linear.5": 92.5},
     "3.1": {"task3.parameters": 109_811},
-    "3.3 the loss": {"task3.history.train_loss.9": 0.09},
+    "3.3 the loss": {"task3.history.train_loss.9": 0.1},
     "4.1 the features": {"task4.shapes.0": [10_000, 99]},
     "4.1 the network": {"task4.shifted.network.0": 96.0},
     "4.2 training moves": {"task4.separation.2.between": 44},
