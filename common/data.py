@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from common.script import ROOT, Failure
 
@@ -129,23 +129,16 @@ def read_digit(path: str | Path) -> np.ndarray:
     """Return the digit of a picture as MNIST would show it, a vector float32 [1, 784]
     in [-1, 1].
 
-    Ink is what differs from the paper, whose colour is that of the picture's four
-    edges and changes evenly from edge to edge. Raises `Failure`, a ValueError, when
-    there is no ink, and OSError for other files than pictures.
+    Ink is what differs from the paper around it. Raises `Failure`, a ValueError, when
+    there is none, and OSError for other files than pictures.
     """
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file).convert("RGBA")
     # In "RGBa" colours are multiplied by opacity: what is transparent has none
     picture = ImageOps.contain(picture.convert("RGBa"), (400, 400))
-    pixels = np.asarray(picture, np.float32)  # [rows, columns, 4]
-    top = np.median(pixels[0], axis=0)
-    bottom = np.median(pixels[-1], axis=0)
-    left = np.median(pixels[:, 0], axis=0)
-    right = np.median(pixels[:, -1], axis=0)
-    down = np.linspace(top, bottom, picture.height)  # [rows, 4]
-    across = np.linspace(left, right, picture.width)  # [columns, 4]
-    paper = down[:, None] + across - across.mean(axis=0)
-    ink = np.abs(pixels - paper).max(axis=2)
+    paper = picture.filter(ImageFilter.GaussianBlur(100))  # light may change slowly
+    difference = ImageChops.difference(picture, paper)
+    ink = np.asarray(difference, np.float32).max(axis=2)  # [rows, columns]
     if ink.max() < 25:
         raise Failure(f"{path} has no ink: draw a digit that differs from its paper")
     ink[ink < 0.4 * ink.max()] = 0  # noise and shadows

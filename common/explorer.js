@@ -3,6 +3,7 @@ const get = id => document.getElementById(id);
 const find = name => Bokeh.documents[0].get_model_by_name(name);
 let data; // the columns of the digits
 let current; // the row of the image that is shown
+let error = -1; // the row of the last error that was shown
 
 // Styles: the colours of a class, the place of an image in the picture of all images
 const colours = label => `--colour: ${COLOURS[label]}; --ink: ${INKS[label]}`;
@@ -14,12 +15,13 @@ function describe(row) {
     `the network says ${data.answer[row]} (${sure.toFixed(1)} %)`;
 }
 
-// Links to images, framed by their labels
+// Links to images, framed by their labels; those of errors name the answer, too
 function thumbnails(rows) {
   const links = [];
   for (const row of rows) {
     const label = data.label[row];
-    links.push(`<a class="digit" href="#${data.number[row]}" data-label="${label}"
+    const name = data.wrong[row] ? `${label}→${data.answer[row]}` : label;
+    links.push(`<a class="digit" href="#${data.number[row]}" data-label="${name}"
       title="${describe(row)}" aria-label="${describe(row)}"
       style="${place(row)}; ${colours(label)}"></a>`);
   }
@@ -39,6 +41,7 @@ function bars(row) {
 // Show one image: the network's probabilities, and what is nearest in each space
 function show(row) {
   current = row;
+  if (data.wrong[row]) error = row;
   find("digits").selected.indices = [];
   find("focus").indices = [row];
   get("said").textContent = describe(row);
@@ -57,19 +60,17 @@ function show(row) {
 function go(text) {
   const row = data.number.indexOf(Number(text.slice(1)));
   if (row >= 0) show(row);
-  else get("said").textContent = `image ${text} is not one of the dots`;
+  else get("said").textContent = `${text} is not among the dots, still #${data.number[current]}`;
 }
 
-// Show what was drawn around
+// List what was drawn around
 function choose() {
   const rows = find("digits").selected.indices;
-  if (rows.length == 0) return;
-  const counts = COLOURS.map((_, k) => rows.filter(row => data.label[row] == k).length);
-  const labels = counts.map((count, k) => `${count} × ${k}`).filter((_, k) => counts[k]);
+  if (rows.length == 0) return show(current);
   const wrong = rows.filter(row => data.wrong[row]).length;
-  get("said").textContent =
-    `${rows.length} images, ${wrong} of them errors: ${labels.join(", ")}`;
-  get("many").innerHTML = thumbnails(rows.slice(-60).reverse());
+  const shown = rows.slice(-200);
+  get("said").textContent = `${rows.length} images, errors: ${wrong}, below: ${shown.length}`;
+  get("many").innerHTML = thumbnails(shown.reverse());
   get("shown").className = "many";
 }
 
@@ -81,9 +82,9 @@ function tap(rows) {
 function point(rows) {
   const seen = rows.slice(-1);
   get("tip").hidden = seen.length == 0;
-  find("focus").indices = [current, ...seen];
+  find("focus").indices = seen.length > 0 ? seen : [current];
   for (const row of seen)
-    get("tip").innerHTML = `<div class="digit" style="${place(row)}"></div>` + describe(row);
+    get("tip").innerHTML = `<div class="digit" style="${place(row)}"></div><br>` + describe(row);
 }
 
 function follow({clientX, clientY}) {
@@ -96,10 +97,10 @@ function filter() {
   const checked = [...document.querySelectorAll("#classes input")].map(box => box.checked);
   const kept = [];
   data.label.forEach((label, row) => {
-    const wanted = data.wrong[row] || !get("errors").checked;
-    if (checked[label] && wanted) kept.push(row);
+    if (checked[label] && (data.wrong[row] || !get("errors").checked)) kept.push(row);
   });
   find("shown").indices = kept;
+  find("digits").selected.indices = [];
   const labels = [...new Set(data.label)].sort();
   find("classes").indices = [...labels.keys()].filter(k => checked[labels[k]]);
 }
@@ -112,16 +113,16 @@ function check(all) {
 // Errors come in the order of the network's confidence
 function next() {
   const errors = [...find("shown").indices].filter(row => data.wrong[row]);
-  if (errors.length > 0) show(errors[(errors.indexOf(current) + 1) % errors.length]);
+  if (errors.length > 0) show(errors.find(row => row > error) || errors[0]);
+  else get("said").textContent = "no error is shown";
 }
 
 // Until zoom is chosen, the wheel and a finger scroll the page
 function activate() {
   const zoom = get("zoom").checked;
-  const finger = matchMedia("(pointer: coarse)").matches;
   for (const {toolbar: {tools}} of Bokeh.documents[0].roots()) {
     const [, , lasso, pan, wheel] = tools;
-    lasso.active = !finger && !zoom;
+    lasso.active = !zoom && !matchMedia("(pointer: coarse)").matches;
     pan.active = zoom;
     wheel.active = zoom;
   }

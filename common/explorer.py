@@ -56,11 +56,8 @@ def sprite_sheet(images: np.ndarray) -> str:
 
 def axis_name(shares: Sequence[float]) -> str:
     """Return what an axis shows, from its shares of PC 1 and PC 2."""
-    terms = []
-    for number, share in enumerate(shares, 1):
-        if abs(share) >= 0.005:
-            terms.append(f"{share:.2f} PC {number}")
-    return " + ".join(terms).replace("+ -", "− ").replace("-", "−")
+    first, second = shares
+    return f"{first:.2f} PC 1 {second:+.2f} PC 2".replace("-", "−")
 
 
 def class_marks(points: np.ndarray, labels: np.ndarray) -> models.ColumnDataSource:
@@ -239,8 +236,9 @@ def save_page(
         before=f"{spaces[0].accuracy:.0f}",
         after=f"{spaces[-1].accuracy:.0f}",
         last=spaces[-1].name,
-        count=f"{len(numbers):,}",
+        network=f"{100 - 100 * len(errors) / len(images):.0f}",
         errors=f"{len(errors):,}",
+        others=f"{len(numbers) - len(errors):,}",
         images=f"{len(images):,}",
         panels="\n".join(panels),
         sheet=sprite_sheet(images[numbers]),
