@@ -146,10 +146,8 @@ def summarize(runs: Sequence[Run]) -> dict[str, Any]:
     return row
 
 
-def save(runs: Sequence[Run], options: argparse.Namespace) -> str:
-    """Print and save the summary of all runs, and their figure; return in words where
-    the losses of two depths end with few points.
-    """
+def save(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """Print and save the summary of all runs, and their figure."""
     floor = bayes_loss(SCARCE[0].noise)
     settings = {
         "width": WIDTH,
@@ -168,13 +166,6 @@ def save(runs: Sequence[Run], options: argparse.Namespace) -> str:
         print_row(row)
     plotting.save_figure(depth_figure(runs, floor), options.figures, "task1_depth")
     save_results(options, "task1_studies", results)
-    shallow = median_ends(results["scarce"][1])
-    deep = median_ends(results["scarce"][-1])
-    return (
-        f"{DEPTHS[1]} to {DEPTHS[-1]} hidden layers: "
-        f"train loss {shallow[0]:.2f} to {deep[0]:.2f}, "
-        f"test loss {shallow[1]:.2f} to {deep[1]:.2f} ({SCARCE[0].points} points)"
-    )
 
 
 def of_variant(runs: Sequence[Run], variant: Variant) -> list[Run]:
@@ -186,17 +177,11 @@ def print_row(row: dict[str, Any]) -> None:
     """Print a variant and where its losses end, the medians of its runs."""
     settings = f"{row['hidden_layers']:13}{row['points']:8}"
     settings += f"{row['noise']:7}{row['learning_rate']:6}"
-    ends = median_ends(row)
-    print(f"{settings}{ends[0]:12.4f}{ends[1]:11.4f}")
-
-
-def median_ends(row: dict[str, Any]) -> list[float]:
-    """Return the medians over a variant's runs of where train and test loss end."""
     ends = []
     for split in ("train_end", "test_end"):
         values = [math.inf if loss is None else loss for loss in row[split]]
         ends.append(np.median(values))
-    return ends
+    print(f"{settings}{ends[0]:12.4f}{ends[1]:11.4f}")
 
 
 @styled

@@ -5,8 +5,8 @@ by which its gradients are checked.
 import numpy as np
 import pytest
 
-from common.gradients import central_differences, network_errors
-from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax
+from common.gradients import central_differences
+from task1 import MLP, CrossEntropyLoss, Linear, ReLU, Softmax, gradient_errors
 
 EXACT = 1e-12  # the same mathematics in another order
 X = np.random.default_rng(0).normal(size=(7, 3))
@@ -75,7 +75,7 @@ class Doubled(Linear):
 def test_the_table_of_task_1_soon_shows_which_gradients_are_wrong(width):
     mlp = MLP(3, (width,), 4)
     mlp.layers[2] = Doubled(width, 4)
-    rows = network_errors(mlp, X / 9, Y)
+    rows = gradient_errors(mlp, X / 9, Y)
     assert sum(row["checked"] for row in rows) < 100
     assert [row["error"] > 1e-7 for row in rows] == [False, False, True, True]
     assert max(row["error"] for row in rows) == pytest.approx(0.5)
