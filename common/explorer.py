@@ -56,7 +56,7 @@ def sprite_sheet(images: np.ndarray) -> str:
 
 def axis_name(shares: Sequence[float]) -> str:
     """Return what an axis shows, from its shares of PC 1 and PC 2."""
-    first, second = shares
+    first, second = np.round(shares, 2) + 0.0  # no −0.00
     return f"{first:.2f} PC 1 {second:+.2f} PC 2".replace("-", "−")
 
 
