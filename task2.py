@@ -237,6 +237,7 @@ def projection_figure(
     labels: np.ndarray,
     shares: np.ndarray,
     recall: Sequence[float | None],
+    precision: Sequence[float | None],
 ) -> Figure:
     """Draw points [N, 2] in the plane of the first two components: all classes at once,
     then one by one, greatest recall first (2.4).
@@ -258,12 +259,12 @@ def projection_figure(
         axes.scatter(*members.T, s=1, color=colour, linewidths=0, rasterized=True)
         title = str(number)
         if recall[number] is not None:
-            title += f" · recall {recall[number]:.0f} %"
+            title += f" · {recall[number]:.0f} / {precision[number] or 0:.0f} %"
         axes.set_title(title, pad=1)
         axes.set_aspect("equal")
     for axes in panels:
         axes.set_axis_off()
-    note = f"dots: train images;\nrecall: of test images,\nby {NEIGHBOURS} neighbours"
+    note = f"recall / precision\nof test images,\nby {NEIGHBOURS} neighbours"
     panels[10].annotate(
         note,
         (0.05, 0.5),
@@ -324,7 +325,11 @@ def main(options: argparse.Namespace) -> None:
     )
     shown = np.random.default_rng(options.seed).permutation(len(points))[:SHOWN_POINTS]
     figure = projection_figure(
-        points[shown], train.labels[shown], pca.variance_shares, plane["recall"]
+        points[shown],
+        train.labels[shown],
+        pca.variance_shares,
+        plane["recall"],
+        plane["precision"],
     )
     plotting.save_figure(figure, options.figures, "task2_projection")
     print("classifying the test images by their first components …", flush=True)

@@ -95,11 +95,8 @@ def train(
     device = next(model.parameters()).device
     vectors, labels = tensors(train_data, device)
     test_vectors, test_labels = tensors(test_data, device)
-    measured = thin(train_data, len(test_labels))  # for the train values
-    splits = {
-        "train": tensors(measured, device),
-        "test": (test_vectors, test_labels),
-    }
+    measured = thin(Vectors(vectors, labels), len(test_labels))  # for the train values
+    splits = {"train": measured, "test": Vectors(test_vectors, test_labels)}
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     criterion = nn.CrossEntropyLoss()
     generator = torch.Generator().manual_seed(seed)
@@ -307,7 +304,7 @@ def training_figure(
     accuracy = panels["accuracy"]
     plotting.draw_history(loss, history, "loss", digits=3)
     plotting.draw_history(accuracy, history, "accuracy", digits=1)
-    loss.set(ylabel="loss", ylim=(0, 1.05 * loss.get_ylim()[1]))
+    loss.set(ylabel="loss (nats)", ylim=(0, 1.05 * loss.get_ylim()[1]))
     accuracy.set_ylabel("accuracy (%)")
     accuracy.margins(y=0.15)
     loss.sharex(accuracy)
@@ -337,9 +334,7 @@ def draw_confusion(axes: Axes, matrix: np.ndarray) -> None:
     for (row, column), count in np.ndenumerate(matrix):
         colour = plotting.text_colour(colours[row, column])
         text = str(count) if count else ""
-        axes.text(
-            column, row, text, color=colour, fontsize=6.5, ha="center", va="center"
-        )
+        axes.text(column, row, text, color=colour, fontsize=6, ha="center", va="center")
     axes.set_title("darker: more errors", loc="left", fontsize=7)
     axes.text(9.8, -0.8, "recall (%)", fontsize=7, va="center")
     for row, share in enumerate(recall(matrix)):

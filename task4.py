@@ -34,6 +34,7 @@ from common.pca import PCA, components_for_90, do_pca, project
 from common.plotting import PAGE_WIDTH, Axes, Figure, plt, styled
 from common.script import CHECKPOINT, FEATURES, Failure, check_shape
 from common.separation import (
+    APART,
     NEIGHBOURS,
     between_classes,
     linear_classifier,
@@ -343,6 +344,7 @@ def components_figure(
         right.plot(place, before[number], "o", color=colour, markerfacecolor="white")
         gain = f"{after[number] - before[number]:+.0f}"
         ticks.append(f"{number}\n{gain.replace('-', '−')}")
+    right.axhline(APART, color="black", linestyle="--", linewidth=0.8, zorder=0)
     right.set_xticks(range(len(order)), ticks)
     right.set(ylim=(0, 104), xlabel="digit and gain in points")
     right.set_ylabel("lesser of recall and\nprecision in the plane (%)")
@@ -369,6 +371,7 @@ def draw_finished(
             arrowprops={
                 "arrowstyle": "-",
                 "color": shade,
+                "linestyle": ":",
                 "patchA": None,
                 "relpos": (-0.05, 0.5),
             },
@@ -485,6 +488,7 @@ def main(options: argparse.Namespace) -> None:
         "names": names,
         "settings": {
             "neighbours": NEIGHBOURS,
+            "apart": APART,
             "fit_images": len(known.labels),
             "shown_points": len(shown),
         },

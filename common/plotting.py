@@ -24,7 +24,7 @@ CLASS_COLOURS = [
     for k in (3, 5, 0, 1, 9, 4, 6, 7, 2, 8)
 ]
 # Each colour has one meaning in all figures; all but these are black, grey or dashed
-SPLIT_COLOURS = {"train": "#4d4d4d", "test": "#0072b2"}
+SPLIT_COLOURS = {"train": "#1a1a1a", "test": "#0072b2"}
 MOON_COLOURS = ("#a6d96a", "#8e0152")  # no digit's; they differ in lightness, too
 GUIDE = {"color": "0.6", "linewidth": 0.6, "zorder": 0}
 # Keeps text and lines legible over points

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from common.data import Vectors, check_labels
 
 NEIGHBOURS = 10
+APART = 70  # per cent: a class stands apart if recall and precision are above it
 
 
 def confused_pairs(matrix: np.ndarray) -> list[dict[str, Any]]:

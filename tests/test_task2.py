@@ -126,8 +126,10 @@ def test_the_plane_and_the_spectrum_are_drawn(ran, exact):
     assert distances.min(axis=1).max() < 1e-3
     assert len(set(nearest)) == results["settings"]["shown_points"]
     recalls = np.array(results["plane"]["recall"])
+    precisions = results["plane"]["precision"]
     for digit, axes in zip(np.argsort(-recalls), plane.axes[1:11], strict=True):
-        assert axes.get_title() == f"{digit} · recall {recalls[digit]:.0f} %"
+        shares = f"{recalls[digit]:.0f} / {precisions[digit]:.0f} %"
+        assert axes.get_title() == f"{digit} · {shares}"
         members = axes.collections[1].get_offsets()
         assert np.array_equal(members, drawn[labels[nearest] == digit])
 
