@@ -159,6 +159,10 @@ def test_the_help_fits_a_terminal_of_80_columns(script, run_here, monkeypatch, c
 WRONG_USE = [
     "task1.py --epochs 0",
     "task1.py --batch_size x",
+    "task1.py --hidden-channels 30,30",
+    "task1.py --hidden-channels [30, 30]",
+    "task1.py --hidden-channels 30 -3",
+    "task1.py --hidden-channels 30 2.5",
     "task1.py --lr 0",
     "task3.py --learning-rate inf",
     "task2.py --seed -1",
