@@ -1,5 +1,5 @@
-"""What is said about the classes: confused pairs, recall and precision, nearest
-neighbours, a linear classifier and variance.
+"""What is said about the classes: recall and precision, nearest neighbours, a linear
+classifier and variance.
 """
 
 import numpy as np
@@ -18,15 +18,6 @@ from common.separation import (
     precision,
     recall,
 )
-
-
-def test_confused_pairs_count_both_directions_and_are_ordered_by_them():
-    matrix = 90 * np.eye(10, dtype=int)
-    matrix[[0, 1, 6, 4], [1, 0, 1, 2]] = [4, 2, 5, 1]
-    pairs = confused_pairs(matrix)
-    assert len(pairs) == 6
-    assert [pair["classes"] for pair in pairs[:3]] == [[0, 1], [1, 6], [2, 4]]
-    assert [pair["images"] for pair in pairs[:3]] == [6, 5, 1]
 
 
 def test_recall_counts_a_row_precision_a_column_and_an_empty_one_has_none():

@@ -7,14 +7,13 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from conftest import figures_of
+from conftest import figures_of, forward
 from scipy.special import softmax
 from sklearn import metrics
 from torch import nn
 
 import task3
 from common.data import convert_mnist_to_vectors, digest, load_data, thin
-from common.script import Failure
 
 # The last of 18 batches is smaller than the others
 SETTINGS = {"epochs": 5, "batch_size": 35, "learning_rate": 1e-3}
@@ -41,12 +40,7 @@ def flags(folder, data_dir=None):
 
 
 def exact_probabilities(model, vectors):
-    """The network by hand: ReLU after each linear layer but the last, then softmax."""
-    parameters = [each.detach().double().numpy() for each in model.parameters()]
-    for layer in range(0, 8, 2):
-        weight, bias = parameters[layer : layer + 2]
-        vectors = np.maximum(vectors @ weight.T + bias, 0)
-    return softmax(vectors @ parameters[8].T + parameters[9], axis=1)
+    return softmax(forward(model, vectors)[-1], axis=1)
 
 
 def plain_training(model, train, test):
@@ -116,7 +110,6 @@ def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_p
     [
         (VECTORS[:, 1:], LABELS),
         (VECTORS, LABELS[1:]),
-        (VECTORS, LABELS + 1),
         (VECTORS, LABELS - 1),
         (VECTORS, LABELS + 0.5),
     ],
@@ -124,12 +117,6 @@ def test_an_epoch_of_mnist_recognizes_88_per_cent_and_restores_the_threads(tmp_p
 def test_other_data_than_vectors_and_labels_are_refused(vectors, labels):
     with pytest.raises(ValueError, match="expected"):
         task3.train(new_network(), (VECTORS, LABELS), (vectors, labels))
-
-
-def test_a_loss_that_is_not_finite_ends_the_training():
-    data = (VECTORS, LABELS)
-    with pytest.raises(Failure, match="--learning-rate"):
-        task3.train(new_network(), data, data, learning_rate=1e30)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +152,11 @@ def test_the_most_confused_pairs_are_two_or_as_many_as_tie_with_the_second():
     assert task3.most_confused(matrix) == []
     matrix[3, 5] = 1
     matrix[5, 3] = matrix[0, 2] = matrix[9, 4] = 9
-    pairs = [pair["classes"] for pair in task3.most_confused(matrix)]
-    assert pairs == [[3, 5], [0, 2], [4, 9]]
+    assert task3.most_confused(matrix) == [
+        {"classes": [3, 5], "images": 10},
+        {"classes": [0, 2], "images": 9},
+        {"classes": [4, 9], "images": 9},
+    ]
     matrix[9, 4] = 8
     assert len(task3.most_confused(matrix)) == 2
 

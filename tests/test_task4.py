@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import figures_of, run_script
+from conftest import figures_of, forward, run_script
 from scipy import linalg, ndimage
 from sklearn.decomposition import PCA
 
@@ -19,18 +19,6 @@ from common.script import FEATURES
 from common.separation import between_classes, linear_classifier, neighbour_separation
 
 ONE_IMAGE = 0.4  # of 300, in per cent
-
-
-def forward(model, vectors, position=0):
-    """What stands at this position, after each later ReLU, and the logits, in double
-    precision.
-    """
-    parameters = [each.detach().cpu().double().numpy() for each in model.parameters()]
-    arrays = [vectors.astype(float)]
-    for k in range(2 * position, len(parameters), 2):
-        f = arrays[-1] @ parameters[k].T + parameters[k + 1]
-        arrays.append(f if k == len(parameters) - 2 else np.maximum(f, 0))
-    return arrays
 
 
 def accuracy(logits, labels):
