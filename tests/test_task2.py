@@ -91,7 +91,9 @@ def test_the_components_and_what_is_said_of_them_are_those_of_scikit_learn(ran, 
 def test_classifiers_know_the_train_split_and_are_tested_on_the_other(ran, exact):
     said = ran[0]["classifiers"]
     _, _, train, test = exact
-    assert ran[0]["plane"] == neighbour_separation(first(train, 2), first(test, 2))
+    plane = neighbour_separation(first(train, 2), first(test, 2))
+    assert ran[0]["plane"] == plane
+    assert len(plane["pairs"]) == 6
     for k, count in enumerate(said["components"]):
         fit = first(train, count)
         held_out = first(test, count)
