@@ -228,7 +228,7 @@ def gradient_errors(mlp: MLP, x: np.ndarray, y: np.ndarray) -> list[dict[str, An
     for layer in linear_layers:
         for name in ("weight", "bias"):
             array = getattr(layer, name)
-            gradient = getattr(layer, f"grad_{name}").copy()
+            gradient = getattr(layer, f"grad_{name}")
             largest = max(largest, np.abs(gradient).max())
             errors = []
             for number in rng.permutation(array.size)[:most]:

@@ -220,7 +220,7 @@ def save_page(
     digits.selected.js_on_change("indices", models.CustomJS(code="choose()"))
     filters = []
     for name in ("shown", "focus", "classes"):
-        filters.append(models.IndexFilter(name=name, tags=[name]))
+        filters.append(models.IndexFilter(name=name))
     document = Document()
     panels = []
     for k, space in enumerate(spaces):
