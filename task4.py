@@ -298,14 +298,13 @@ def features_figure(
     figure, all_axes = plt.subplots(2, len(planes), figsize=(PAGE_WIDTH, 3))
     draw_planes(all_axes[0], planes, planes[0], labels, titles)
     draw_planes(all_axes[1, 1:], untrained_planes, planes[0], labels, untrained_titles)
+    all_axes[1, 0].text(0, 0.5, "before\ntraining:", transform=all_axes[1, 0].transAxes)
+    all_axes[1, 0].set_axis_off()
     words = (
-        f"per cent: test accuracy\nof {NEIGHBOURS} nearest neighbours\nin the plane\n\n"
-        "above: trained network\nbelow: the same network\nbefore its training\n\n"
-        "Each plane is rotated\nonto the one before it\nand has its own scale."
+        f"per cent: test accuracy of {NEIGHBOURS} nearest neighbours in the plane; "
+        "each plane is rotated onto the one before it, at a scale of its own"
     )
-    key = all_axes[1, 0]
-    key.text(0, 0, words, transform=key.transAxes, fontsize=7, in_layout=False)
-    key.set_axis_off()
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=7)
     return figure
 
 
@@ -448,7 +447,7 @@ def main(options: argparse.Namespace) -> None:
         untrained_planes,
         labels[shown],
         panel_titles(names, measures),
-        panel_titles(untrained_names, untrained),
+        panel_titles(names[1:], untrained),
     )
     plotting.save_figure(figure, options.figures, "task4_features")
     figure = components_figure(finished, measures, names)
