@@ -26,6 +26,7 @@ from matplotlib.ft2font import FT2Font
 
 # For the run button of an IDE, to which common/ is the folder of the script
 sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common.data import load_data
 from common.script import (
     CHECKPOINT,
     DEVICES,
@@ -81,7 +82,11 @@ def parse_options() -> argparse.Namespace:
 
 
 def run_tasks(options: argparse.Namespace) -> None:
-    """Run the four scripts one after the other, each with the flags that it has."""
+    """Run the four scripts one after the other, each with the flags that it has.
+
+    Raises `Failure` for a wrong --data-dir before any work.
+    """
+    load_data(data_dir=options.data_dir)
     figures = options.figures.resolve()
     checkpoint = CHECKPOINT if figures == FIGURES else figures / "mlp.pt"
     flags = [f"--seed={options.seed}", f"--figures={figures}"]

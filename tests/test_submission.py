@@ -131,13 +131,15 @@ def test_what_cannot_be_set_is_one_line_and_keeps_the_old_pdf(
     assert re.search(place, errors)
 
 
-def test_the_tasks_run_in_order_with_the_flags_that_they_know_until_one_fails(submit):
-    flags = ["--seed=5", "--figures=x", "--data-dir=data", "--device=cpu"]
-    assert submit(*flags) == (1, "", False)
+def test_the_tasks_run_in_order_with_the_flags_that_they_know_until_one_fails(
+    submit, small_mnist
+):
+    data = f"--data-dir={small_mnist}"
+    assert submit("--seed=5", "--figures=x", data, "--device=cpu") == (1, "", False)
     shared = f"--figures={Path.cwd() / 'x'} --seed=5"
-    network = f"--checkpoint={Path.cwd() / 'x/mlp.pt'} --data-dir=data --device=cpu"
+    network = f"--checkpoint={Path.cwd() / 'x/mlp.pt'} {data} --device=cpu"
     assert Path("calls").read_text() == (
-        f"task1.py {shared}\ntask2.py --data-dir=data {shared}\n"
+        f"task1.py {shared}\ntask2.py {data} {shared}\n"
         f"task3.py {network} {shared}\ntask4.py {network} {shared}\n"
     )
 
