@@ -25,6 +25,7 @@ from common.plotting import CLASS_COLOURS, half_ellipse, number_places, text_col
 from common.script import replacing
 
 FOLDER = Path(__file__).parent
+# explorer.js has these numbers, too, and explorer.html the second
 NEAREST = 5  # images shown below each panel
 ACROSS = 64  # images in a row of the picture that holds all images
 
